@@ -1,0 +1,145 @@
+#define _GNU_SOURCE /* sched_getaffinity */
+#include "core/threads.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+
+#include "core/mem.h"
+
+enum { SPINS = 2000, THREADS_MAX = 1024 }; /* about ten microseconds of spinning */
+
+typedef struct {
+    Threads *pool;
+    pthread_t id;
+    int index;
+} Worker;
+
+struct Threads {
+    int count, started;
+    Worker *workers;
+    pthread_mutex_t lock;
+    pthread_cond_t wake, finished;
+    atomic_uint generation; /* odd or even does not matter: it changes when there is new work */
+    atomic_size_t next;
+    atomic_int busy; /* workers that have not yet finished this generation */
+    bool quit;
+    ThreadsTask *task;
+    void *arg;
+    size_t tasks;
+};
+
+static void relax(void) {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#endif
+}
+
+static void take_tasks(Threads *p, int thread) {
+    size_t i;
+    while ((i = atomic_fetch_add_explicit(&p->next, 1, memory_order_relaxed)) < p->tasks)
+        p->task(p->arg, i, thread);
+}
+
+static void *work(void *arg) {
+    const Worker *w = arg;
+    Threads *p = w->pool;
+    unsigned seen = 0;
+    for (;;) {
+        for (int i = 0; i < SPINS && atomic_load_explicit(&p->generation, memory_order_acquire) == seen; i++)
+            relax();
+        if (atomic_load_explicit(&p->generation, memory_order_acquire) == seen) {
+            pthread_mutex_lock(&p->lock);
+            while (atomic_load(&p->generation) == seen) pthread_cond_wait(&p->wake, &p->lock);
+            pthread_mutex_unlock(&p->lock);
+        }
+        seen = atomic_load_explicit(&p->generation, memory_order_acquire);
+        if (p->quit) return NULL;
+        take_tasks(p, w->index);
+        if (atomic_fetch_sub_explicit(&p->busy, 1, memory_order_acq_rel) == 1) {
+            pthread_mutex_lock(&p->lock);
+            pthread_cond_signal(&p->finished);
+            pthread_mutex_unlock(&p->lock);
+        }
+    }
+}
+
+static int usable_cpus(void) {
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    if (sched_getaffinity(0, sizeof set, &set) != 0) return 1;
+    const int n = CPU_COUNT(&set);
+    return n < 1 ? 1 : n;
+}
+
+ErrCode threads_open(Threads **out, int count, Err *err) {
+    *out = NULL;
+    if (count < 0 || count > THREADS_MAX)
+        return err_set(err, ERR_ARGUMENT, "threads: found %d, expected 0 (all CPUs) to %d", count,
+                       THREADS_MAX);
+    Threads *p;
+    TRY(mem_new(&p, 1, sizeof *p, "the thread pool", err));
+    p->count = count ? count : usable_cpus();
+    pthread_mutex_init(&p->lock, NULL);
+    pthread_cond_init(&p->wake, NULL);
+    pthread_cond_init(&p->finished, NULL);
+    ErrCode rc = mem_new(&p->workers, (size_t)p->count, sizeof *p->workers, "the thread pool", err);
+    for (int i = 1; rc == ERR_OK && i < p->count; i++) {
+        p->workers[i] = (Worker){.pool = p, .index = i};
+        if (pthread_create(&p->workers[i].id, NULL, work, &p->workers[i]) != 0)
+            rc = err_set(err, ERR_BACKEND, "cannot start thread %d of %d", i + 1, p->count);
+        else
+            p->started++;
+    }
+    if (rc != ERR_OK) {
+        threads_close(p);
+        return rc;
+    }
+    *out = p;
+    return ERR_OK;
+}
+
+static void announce(Threads *p) {
+    pthread_mutex_lock(&p->lock);
+    atomic_fetch_add_explicit(&p->generation, 1, memory_order_release);
+    pthread_cond_broadcast(&p->wake);
+    pthread_mutex_unlock(&p->lock);
+}
+
+void threads_close(Threads *p) {
+    if (!p) return;
+    p->quit = true;
+    announce(p);
+    for (int i = 1; i <= p->started; i++) pthread_join(p->workers[i].id, NULL);
+    pthread_cond_destroy(&p->finished);
+    pthread_cond_destroy(&p->wake);
+    pthread_mutex_destroy(&p->lock);
+    mem_free(p->workers);
+    mem_free(p);
+}
+
+int threads_count(const Threads *p) {
+    return p ? p->count : 1;
+}
+
+void threads_run(Threads *p, ThreadsTask *task, void *arg, size_t tasks) {
+    if (!p || p->count == 1 || tasks < 2) {
+        for (size_t i = 0; i < tasks; i++) task(arg, i, 0);
+        return;
+    }
+    p->task = task;
+    p->arg = arg;
+    p->tasks = tasks;
+    atomic_store_explicit(&p->next, 0, memory_order_relaxed);
+    atomic_store_explicit(&p->busy, p->started, memory_order_relaxed);
+    announce(p);
+    take_tasks(p, 0);
+    for (int i = 0; i < SPINS && atomic_load_explicit(&p->busy, memory_order_acquire); i++) relax();
+    if (atomic_load_explicit(&p->busy, memory_order_acquire)) {
+        pthread_mutex_lock(&p->lock);
+        while (atomic_load_explicit(&p->busy, memory_order_acquire))
+            pthread_cond_wait(&p->finished, &p->lock);
+        pthread_mutex_unlock(&p->lock);
+    }
+}
