@@ -1,0 +1,122 @@
+/* model/deberta.h - DeBERTa-v3 with a sequence-classification head, forward and backward, over packed
+ * sequences.
+ *
+ *   x0 = dropout(LN(word[ids]))                         R = LN(rel[0 .. 2B-1]), once per step, shared by all
+ * layers per layer:  Rl = dropout(R)                         own mask per layer q, k, v = x Wq^T + bq, ... kr
+ * = Rl Wk^T + bk,  qr = Rl Wq^T + bq  (share_att_key) score(i,j) = (q_i.k_j + q_i.kr[idx] + k_j.qr[idx]) /
+ * sqrt(3 D)      idx = clamp(bucket(i-j) + B, 0, 2B-1) a = LN(dropout(softmax(score) v Wo^T + bo) + x)
+ * dropout on the probabilities as well x = LN(dropout(gelu(a Wup^T + bup) Wdown^T + bdown) + a) pooled =
+ * gelu(dropout(x[first token]) Wpool^T + bpool)      logits = dropout(pooled) Whead^T + bhead
+ *
+ * bucket(r), mid = B / 2: r where |r| <= mid, else sign(r) * (ceil(ln(|r|/mid) / ln((P-1)/mid) * (mid-1)) +
+ * mid), with B = position_buckets and P = max_relative_positions (model/buckets.h). gelu is the exact erf
+ * form; LN has eps 1e-7 inside the root. Source: He et al. 2021 (arXiv 2111.09543), and the computation of
+ * Hugging Face's DebertaV2ForSequenceClassification, against which tests/golden_check compares every hidden
+ * state and gradient.
+ *
+ * The position tables kr and qr depend on the weights and the step's dropout only: deberta_begin projects
+ * them once per step, over the rows that the step's longest sequence can reach; micro-batches share them, and
+ * deberta_end takes the gradient through them once. So a training step is begin, (forward, loss, backward)
+ * per micro-batch, end            and inference is   begin once, forward per batch. */
+#ifndef MODEL_DEBERTA_H
+#define MODEL_DEBERTA_H
+
+#include <stdbool.h>
+
+#include "core/err.h"
+#include "model/ops.h"
+#include "model/packed.h"
+#include "model/params.h"
+
+typedef struct {
+    int micro_tokens;    /* most tokens of one forward (a longer single sequence must fit as well) */
+    int micro_sequences; /* most sequences of one forward */
+    int longest;         /* most tokens of one sequence */
+    int step_tokens; /* training: most tokens of a whole step, which bounds the touched rows of the embedding
+                      */
+    bool train;      /* keep activations, allocate gradients */
+} DebertaLimits;
+
+/* Activations of one layer; without training all layers share them. (N,H) unless said otherwise. */
+typedef struct {
+    real *q, *k, *v, *context, *attn_xhat, *attn_rstd /* (N) */, *a;
+    real *up_pre, *up /* (N,F) */, *ffn_xhat, *ffn_rstd /* (N) */, *y;
+    real *kr, *qr, *dkr, *dqr; /* (R,H) */
+} DebertaLayer;
+
+/* The word embedding's gradient: rows of the tokens that occurred in this step. */
+typedef struct {
+    int32_t *slot; /* (V) row in `grad`, or -1 */
+    int32_t *ids;  /* (count) token of each row, in order of first occurrence */
+    real *grad;    /* (capacity, H) */
+    int count, capacity;
+} DebertaTouched;
+
+typedef struct {
+    Config config; /* a copy */
+    Ops *ops;      /* borrowed */
+    DebertaLimits limits;
+    Params weights, grads; /* grads.word is NULL: see touched */
+    Arena weight_arena, grad_arena, work_arena;
+    size_t grad_count; /* numbers in the gradient block after the layer table */
+    real *grad_block;
+    DebertaTouched touched;
+    DebertaLayer *layers;
+    real *x0, *x0_xhat, *x0_rstd;           /* embeddings: output, normalised, 1/std */
+    real *rel, *rel_xhat, *rel_rstd, *drel; /* (R,H), (R) */
+    real *cls, *pool_in, *pool_pre, *pooled, *pooled_drop, *logits; /* (S,H), (S,K) */
+    real *dlogits, *loss, *scratch[8];       /* scratch: (N,H) each but [3], which is (N,F) */
+    int32_t *first_token, *slots;            /* (S), (N) */
+    uint64_t *token_row, *seq_row, *rel_row; /* dropout identities (N), (S), (2B) */
+    int32_t *index;                          /* (2 longest - 1) of the step */
+    int step_longest, rel_first, rel_rows;   /* rows of the position table that the step reaches */
+    bool dropping;
+    uint64_t drop_key;
+    Packed packed; /* of the last forward */
+} Deberta;
+
+/* Allocates everything; weights are zero until weights_load or weights_init fills deberta->weights. `config`
+ * is copied. */
+ErrCode deberta_open(Deberta *d, const Config *config, Ops *ops, const DebertaLimits *limits,
+                     Err *err) ERR_CHECKED;
+void deberta_close(Deberta *d);
+
+/* Bytes that deberta_open would allocate for these. */
+size_t deberta_bytes(const Config *config, const DebertaLimits *limits);
+
+/* Starts a step (zeroes the gradients when training) or, for inference, prepares the position tables.
+ * longest: of all sequences that follow until deberta_end. drop_key: dropout masks; used only when `dropout`.
+ */
+void deberta_begin(Deberta *d, int longest, bool dropout, uint64_t drop_key);
+
+/* logits (S,K) in d->logits, hidden states in d->x0 and d->layers[l].y. */
+void deberta_forward(Deberta *d, const Packed *packed);
+
+/* Loss of the last forward, not scaled: sum over its rows, times weight[s] (NULL: 1). target (S,K) sums to 1
+ * per row (or is the number to predict when K = 1). scale multiplies the gradients: 1 / (rows or weights of
+ * the whole step) gives the mean. Writes d->dlogits, which deberta_backward starts from. */
+double deberta_loss(Deberta *d, const real *target, const real *weight, real scale);
+
+void deberta_backward(Deberta *d);
+
+/* Takes the gradients of the position tables through their projections; closes the step. */
+void deberta_end(Deberta *d);
+
+/* ---- shared by deberta.c and deberta_grad.c ---- */
+
+/* Where a dropout mask is used; layer is -1 outside the layers. */
+enum {
+    DEBERTA_SITE_EMBEDDING = 1,
+    DEBERTA_SITE_HEAD,
+    DEBERTA_SITE_POOL,
+    DEBERTA_SITE_REL,
+    DEBERTA_SITE_PROBS,
+    DEBERTA_SITE_ATTENTION,
+    DEBERTA_SITE_FFN
+};
+
+/* Dropout of the running step with probability p (none when it does not drop). */
+Dropout deberta_dropout(const Deberta *d, double p, int layer, int site, const uint64_t *row);
+Attention deberta_attention(const Deberta *d, const Dropout *drop);
+
+#endif

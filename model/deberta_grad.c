@@ -1,0 +1,97 @@
+/* model/deberta_grad.c - the gradients of deberta.c, read bottom to top. */
+#include "model/deberta.h"
+
+#include <assert.h>
+
+/* A row of the compact gradient for every token of the batch; the padding token gets none (padding_idx of the
+ * published embedding). */
+static void touch_tokens(Deberta *d) {
+    DebertaTouched *t = &d->touched;
+    for (int n = 0; n < d->packed.N; n++) {
+        const int32_t id = d->packed.ids[n];
+        if (id != d->config.pad_token_id && t->slot[id] < 0) {
+            assert(t->count < t->capacity);
+            t->slot[id] = t->count;
+            t->ids[t->count++] = id;
+        }
+        d->slots[n] = id == d->config.pad_token_id ? -1 : t->slot[id];
+    }
+}
+
+/* dy comes in scratch[1], dx goes out there. */
+static void layer_backward(Deberta *d, int l, const real *x) {
+    Ops *o = d->ops;
+    const Config *c = &d->config;
+    const LayerParams *w = &d->weights.layer[l];
+    const LayerParams *g = &d->grads.layer[l];
+    DebertaLayer *y = &d->layers[l];
+    const int N = d->packed.N, H = c->hidden_size, F = c->intermediate_size;
+    const Dropout probs =
+        deberta_dropout(d, c->attention_probs_dropout_prob, l, DEBERTA_SITE_PROBS, d->token_row);
+    const Dropout attn = deberta_dropout(d, c->hidden_dropout_prob, l, DEBERTA_SITE_ATTENTION, d->token_row);
+    const Dropout ffn = deberta_dropout(d, c->hidden_dropout_prob, l, DEBERTA_SITE_FFN, d->token_row);
+    const Attention shape = deberta_attention(d, &probs);
+    real *dy = d->scratch[1], *dt = d->scratch[0], *da = d->scratch[2], *dup = d->scratch[3];
+    o->norm_grad(o, dt, da, g->ffn_norm_w, g->ffn_norm_b, dy, y->ffn_xhat, y->ffn_rstd, w->ffn_norm_w, &ffn,
+                 N, H);
+    o->linear_grad(o, dup, 0, g->down_w, g->down_b, dt, y->up, w->down_w, NULL, N, H, F);
+    o->linear_grad(o, da, 1, g->up_w, g->up_b, dup, y->a, w->up_w, y->up_pre, N, F, H);
+    real *dx = d->scratch[1]; /* dy is spent */
+    o->norm_grad(o, dt, dx, g->attn_norm_w, g->attn_norm_b, da, y->attn_xhat, y->attn_rstd, w->attn_norm_w,
+                 &attn, N, H);
+    real *dcontext = d->scratch[4], *dq = d->scratch[5], *dk = d->scratch[6], *dv = d->scratch[7];
+    o->linear_grad(o, dcontext, 0, g->o_w, g->o_b, dt, y->context, w->o_w, NULL, N, H, H);
+    o->attention_grad(o, dq, dk, dv, y->dkr, y->dqr, dcontext, y->q, y->k, y->v, y->kr, y->qr, &shape);
+    o->linear_grad(o, dx, 1, g->q_w, g->q_b, dq, x, w->q_w, NULL, N, H, H);
+    o->linear_grad(o, dx, 1, g->k_w, g->k_b, dk, x, w->k_w, NULL, N, H, H);
+    o->linear_grad(o, dx, 1, g->v_w, g->v_b, dv, x, w->v_w, NULL, N, H, H);
+}
+
+void deberta_backward(Deberta *d) {
+    Ops *o = d->ops;
+    const Config *c = &d->config;
+    const int N = d->packed.N, S = d->packed.S, H = c->hidden_size, layers = c->num_hidden_layers;
+    const Dropout pool = deberta_dropout(d, c->pooler_dropout, -1, DEBERTA_SITE_POOL, d->seq_row);
+    const Dropout head = deberta_dropout(d, c->cls_dropout, -1, DEBERTA_SITE_HEAD, d->seq_row);
+    real *dpooled = d->scratch[2], *dcls = d->scratch[4];
+    o->linear_grad(o, dpooled, 0, d->grads.head_w, d->grads.head_b, d->dlogits, d->pooled_drop,
+                   d->weights.head_w, NULL, S, c->num_labels, H);
+    o->dropout(o, dpooled, dpooled, &head, S, H);
+    o->linear_grad(o, dcls, 0, d->grads.pool_w, d->grads.pool_b, dpooled, d->pool_in, d->weights.pool_w,
+                   d->pool_pre, S, H, H);
+    o->dropout(o, dcls, dcls, &pool, S, H);
+    o->scatter(o, d->scratch[1], dcls, d->first_token, N, S, H);
+    for (int l = layers - 1; l >= 0; l--) layer_backward(d, l, l ? d->layers[l - 1].y : d->x0);
+    const Dropout none = {0};
+    const Dropout embed =
+        deberta_dropout(d, c->hidden_dropout_prob, -1, DEBERTA_SITE_EMBEDDING, d->token_row);
+    if (embed.p > 0) o->dropout(o, d->scratch[1], d->scratch[1], &embed, N, H);
+    o->norm_grad(o, d->scratch[2], NULL, d->grads.embed_norm_w, d->grads.embed_norm_b, d->scratch[1],
+                 d->x0_xhat, d->x0_rstd, d->weights.embed_norm_w, &none, N, H);
+    touch_tokens(d);
+    o->embed_grad(o, d->touched.grad, d->slots, d->scratch[2], N, H);
+}
+
+void deberta_end(Deberta *d) {
+    Ops *o = d->ops;
+    const Config *c = &d->config;
+    const int R = d->rel_rows, H = c->hidden_size;
+    o->zero(o, d->drel, (size_t)R * (size_t)H * sizeof(real));
+    real *dropped = d->scratch[0], *ddropped = d->scratch[1];
+    for (int l = 0; l < c->num_hidden_layers; l++) {
+        const LayerParams *w = &d->weights.layer[l];
+        const LayerParams *g = &d->grads.layer[l];
+        DebertaLayer *y = &d->layers[l];
+        const Dropout drop =
+            deberta_dropout(d, c->hidden_dropout_prob, l, DEBERTA_SITE_REL, d->rel_row + d->rel_first);
+        o->dropout(o, dropped, d->rel, &drop, R, H);
+        o->linear_grad(o, ddropped, 0, g->k_w, g->k_b, y->dkr, dropped, w->k_w, NULL, R, H, H);
+        o->linear_grad(o, ddropped, 1, g->q_w, g->q_b, y->dqr, dropped, w->q_w, NULL, R, H, H);
+        o->dropout(o, ddropped, ddropped, &drop, R, H);
+        o->add(o, d->drel, ddropped, (size_t)R * (size_t)H);
+    }
+    const Dropout none = {0};
+    o->norm_grad(o, dropped, NULL, d->grads.rel_norm_w, d->grads.rel_norm_b, d->drel, d->rel_xhat,
+                 d->rel_rstd, d->weights.rel_norm_w, &none, R, H);
+    o->add(o, d->grads.rel + (size_t)d->rel_first * (size_t)H, dropped, (size_t)R * (size_t)H);
+}

@@ -1,0 +1,62 @@
+/* model/kernels.h - the parts of the blas backend that are not GEMMs, compiled once per instruction set from
+ * one source (kernels.c); the fastest that this CPU has is chosen when the backend opens. All work on rows,
+ * so that the caller can share them among threads. float32 only. */
+#ifndef MODEL_KERNELS_H
+#define MODEL_KERNELS_H
+
+#include <stddef.h>
+
+#include "model/ops.h"
+
+/* Sizes of attention's scratch, in floats; Dp is D rounded up to a whole vector. */
+typedef struct {
+    int longest, D, Dp, window; /* window: columns of a table by distance, 2 * longest - 1 plus margins */
+} KernelsAttention;
+
+/* Tables of one head by distance: `kr_t`, `qr_t` are (Dp, window), column of distance r at margin + ...;
+ * `kr`, `qr` are the same (window, Dp). Made by attention_tables, read by every sequence. */
+typedef struct {
+    float *kr_t, *qr_t, *kr, *qr;
+} KernelsTables;
+
+typedef struct {
+    const char *name;
+    /* z (n) to gelu(z), in place or not; and dy *= gelu'(z) */
+    void (*gelu)(float *y, const float *z, size_t n);
+    void (*gelu_grad)(float *dy, const float *z, size_t n);
+    /* rows [from, to) of the operations of the same name in ops.h */
+    void (*norm)(float *y, float *xhat, float *rstd, const float *x, const float *r, const float *w,
+                 const float *b, const Dropout *drop, int from, int to, int H, float eps);
+    void (*norm_grad)(float *dx, float *dr, float *dw, float *db, const float *dy, const float *xhat,
+                      const float *rstd, const float *w, const Dropout *drop, int from, int to, int H);
+    void (*dropout)(float *y, const float *x, const Dropout *drop, int from, int to, int H);
+    void (*bias)(float *y, const float *b, int from, int to, int O); /* y[n] += b */
+    void (*column_sums)(float *sums, const float *x, int N, int O, int from,
+                        int to); /* += over columns [from, to) */
+    void (*adamw)(float *p, float *m, float *v, const float *g, size_t n, const AdamwStep *step);
+    double (*sumsq)(const float *x, size_t n);
+
+    int vector;                                                 /* floats of one vector */
+    size_t (*attention_scratch)(const KernelsAttention *sizes); /* floats that one running tile needs */
+    void (*attention_tables)(const KernelsTables *out, const KernelsAttention *sizes, const float *kr,
+                             const float *qr, const Attention *shape, int head);
+    /* One sequence in one head. */
+    void (*attention)(float *out, const float *q, const float *k, const float *v, const KernelsTables *tables,
+                      const KernelsAttention *sizes, const Attention *shape, int seq, int head,
+                      float *scratch);
+    /* dtables: gradients by distance in `kr` and `qr` (window, Dp), added to */
+    void (*attention_grad)(float *dq, float *dk, float *dv, const KernelsTables *dtables, const float *dout,
+                           const float *q, const float *k, const float *v, const KernelsTables *tables,
+                           const KernelsAttention *sizes, const Attention *shape, int seq, int head,
+                           float *scratch);
+} Kernels;
+
+/* Margin of columns on both sides of a table by distance, so that strips of rows may look past its ends. */
+enum { KERNELS_MARGIN = 32, KERNELS_STRIP = 16 };
+
+extern const Kernels kernels_baseline;
+#if defined(__x86_64__)
+extern const Kernels kernels_avx2, kernels_avx512;
+#endif
+
+#endif

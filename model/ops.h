@@ -1,0 +1,173 @@
+/* model/ops.h - the backend contract: what a device has to be able to do for DeBERTa.
+ *
+ * Sizes: N tokens of the packed batch, S sequences, L length of one, H hidden, A heads, D = H / A, O outputs
+ * and I inputs of a linear layer, R rows of the position tables, K classes. All arrays are contiguous and
+ * row-major. Weight gradients (dw, db, dtable, dkr, dqr) are ADDED to; activation gradients are WRITTEN
+ * unless said otherwise. Results do not depend on the number of threads. Functions return nothing: the first
+ * failure is kept in the Ops and given back by ops_sync, which the trainer calls before any weight changes.
+ *
+ * ops_ref_fill fills every entry; a host backend calls it first and overrides what it does better.
+ * tests/test_ops compares every entry of every backend with ref. */
+#ifndef MODEL_OPS_H
+#define MODEL_OPS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "core/err.h"
+#include "core/threads.h"
+#include "model/packed.h"
+#include "model/real.h"
+
+/* Inverted dropout with a mask that is a function of (key, row[r], column) alone, so that backward makes it
+ * again. Kept where ops_drop_bits(ops_drop_row(key, row[r]), column) >= p * 2^32, then times 1 / (1 - p). */
+typedef struct {
+    real p;              /* 0: no dropout, the rest is not read */
+    uint64_t key;        /* (seed, step, site) */
+    const uint64_t *row; /* identity of each row, independent of how the batch was cut */
+} Dropout;
+
+static inline uint64_t ops_drop_row(uint64_t key, uint64_t row) {
+    uint64_t x = key ^ (row * 0x9e3779b97f4a7c15u); /* SplitMix64's finaliser */
+    x ^= x >> 30;
+    x *= 0xbf58476d1ce4e5b9u;
+    x ^= x >> 27;
+    x *= 0x94d049bb133111ebu;
+    return x ^ (x >> 31);
+}
+
+/* 32 bits per element by 32-bit arithmetic alone, so that it vectorises (the "lowbias32" mixer of C. Wellons,
+ * keyed). */
+static inline uint32_t ops_drop_bits(uint64_t row_key, uint32_t column) {
+    uint32_t x = (uint32_t)row_key + column * 0x9e3779b1u;
+    x ^= x >> 16;
+    x *= 0x7feb352du;
+    x += (uint32_t)(row_key >> 32);
+    x ^= x >> 15;
+    x *= 0x846ca68bu;
+    return x ^ (x >> 16);
+}
+
+static inline uint32_t ops_drop_limit(real p) {
+    return (uint32_t)((double)p * 4294967296.0);
+}
+
+typedef struct {
+    const Packed *packed;
+    int A, D;
+    /* Row of kr and qr for the distance i - j (query minus key) is index[i - j + longest - 1]; longest >=
+     * packed->longest. */
+    const int32_t *index;
+    int longest, R;
+    real scale;          /* 1 / sqrt(3 D) */
+    const Dropout *drop; /* on the probabilities: row identity of query i in head a is drop->row[i] * A + a,
+                            column is j */
+} Attention;
+
+typedef struct {
+    double lr, beta1, beta2, eps;
+    double decay;        /* learning rate times weight decay, or 0 */
+    double clip;         /* gradients are multiplied by it */
+    double bias1, bias2; /* 1 - beta^t */
+} AdamwStep;
+
+/* AdamW on the rows of an embedding that were ever touched. */
+typedef struct {
+    real *table;         /* (V,H) */
+    real *m, *v;         /* (rows,H) */
+    const real *grad;    /* (slots,H) */
+    const int32_t *ids;  /* (rows) row of the table */
+    const int32_t *slot; /* (V) row of grad, or -1: the gradient is zero in this step */
+    int rows, H;
+    const AdamwStep *step;
+    void *context; /* the backend's */
+} AdamwRows;
+
+typedef struct Ops Ops;
+struct Ops {
+    const char *name;
+    Threads *threads;
+    void *context;
+    ErrCode failed;
+    Err why;
+
+    /* ---- memory (host backends: the program's own) ---- */
+    void *(*alloc)(Ops *o, size_t bytes); /* zeroed; NULL when there is none */
+    void (*release)(Ops *o, void *p);
+    void (*put)(Ops *o, void *device, const void *host, size_t bytes);
+    void (*get)(Ops *o, void *host, const void *device, size_t bytes);
+    void (*zero)(Ops *o, void *device, size_t bytes);
+    ErrCode (*sync)(Ops *o, Err *err); /* waits; returns the first failure */
+    void (*close)(Ops *o);
+    /* Scratch for attention up to these sizes; afterwards no operation allocates. */
+    ErrCode (*prepare)(Ops *o, int longest, int A, int D, Err *err);
+
+    /* ---- y[n] = table[ids[n]]          y (N,H) table (V,H) ids (N) */
+    void (*embed)(Ops *o, real *y, const real *table, const int32_t *ids, int N, int H);
+    /* dtable[slot[n]] += dy[n]; slot < 0 is left out.  dtable (slots,H) */
+    void (*embed_grad)(Ops *o, real *dtable, const int32_t *slot, const real *dy, int N, int H);
+
+    /* ---- z = x w^T + b; pre NULL: y = z; else pre = z, y = gelu(z) (exact, with erf).  x (N,I) w (O,I) b
+     * (O) y, pre (N,O) */
+    void (*linear)(Ops *o, real *y, real *pre, const real *x, const real *w, const real *b, int N, int O,
+                   int I);
+    /* dz = pre ? dy * gelu'(pre) : dy, left in dy; dx = dz w (added when add_dx; left out when dx is NULL);
+     * dw += dz^T x; db += column sums of dz. */
+    void (*linear_grad)(Ops *o, real *dx, int add_dx, real *dw, real *db, real *dy, const real *x,
+                        const real *w, const real *pre, int N, int O, int I);
+
+    /* ---- s = dropout(x) + r (r may be NULL); xhat = (s - mean) * rstd; y = xhat * w + b.  eps is inside the
+     * root. x, r, y, xhat (N,H); rstd (N); w, b (H).  xhat and rstd may be NULL when no gradient follows; y
+     * may be x. */
+    void (*norm)(Ops *o, real *y, real *xhat, real *rstd, const real *x, const real *r, const real *w,
+                 const real *b, const Dropout *drop, int N, int H, real eps);
+    /* ds from dy; dr = ds (NULL: left out), dx = dropout'(ds); dw, db added.  dx and dr differ from dy and
+     * each other. */
+    void (*norm_grad)(Ops *o, real *dx, real *dr, real *dw, real *db, const real *dy, const real *xhat,
+                      const real *rstd, const real *w, const Dropout *drop, int N, int H);
+
+    /* ---- y = dropout(x) over rows; also its own gradient.  y may be x.  (N,H) */
+    void (*dropout)(Ops *o, real *y, const real *x, const Dropout *drop, int N, int H);
+
+    /* ---- disentangled attention, one sequence and head at a time:
+     * score(i,j) = (q_i.k_j + q_i.kr[idx(i-j)] + k_j.qr[idx(i-j)]) * scale, probabilities by softmax over j,
+     * dropout, out_i = sum_j p(i,j) v_j.   q, k, v, out (N,H), kr, qr (R,H), head a in columns a*D .. a*D+D-1
+     */
+    void (*attention)(Ops *o, real *out, const real *q, const real *k, const real *v, const real *kr,
+                      const real *qr, const Attention *shape);
+    /* dkr and dqr are added to; probabilities are computed again from q, k, kr, qr. */
+    void (*attention_grad)(Ops *o, real *dq, real *dk, real *dv, real *dkr, real *dqr, const real *dout,
+                           const real *q, const real *k, const real *v, const real *kr, const real *qr,
+                           const Attention *shape);
+
+    /* ---- rows: y[s] = x[at[s]]; and its gradient dx[n] = 0, then dx[at[s]] = dy[s].  (S,H) and (N,H) */
+    void (*gather)(Ops *o, real *y, const real *x, const int32_t *at, int S, int H);
+    void (*scatter)(Ops *o, real *dx, const real *dy, const int32_t *at, int N, int S, int H);
+
+    /* ---- y += x (n) */
+    void (*add)(Ops *o, real *y, const real *x, size_t n);
+
+    /* ---- loss of row s: -weight[s] * sum_k target[s,k] log softmax(logits[s])_k, and dlogits = scale *
+     * weight * (sum(target) softmax - target); K = 1: squared error weight * (logit - target)^2.  loss (S) is
+     * not scaled.  weight NULL: 1. */
+    void (*loss)(Ops *o, real *loss, real *dlogits, const real *logits, const real *target,
+                 const real *weight, real scale, int S, int K);
+
+    /* ---- sum of squares in double, by fixed blocks */
+    double (*sumsq)(Ops *o, const real *x, size_t n);
+    /* ---- g' = g * clip; m = b1 m + (1-b1) g'; v = b2 v + (1-b2) g'^2;
+     *      p -= decay * p + lr * (m / bias1) / (sqrt(v / bias2) + eps): one rounding of p a step */
+    void (*adamw)(Ops *o, real *p, real *m, real *v, const real *g, size_t n, const AdamwStep *step);
+    /* the same for rows table[ids[r]] with moments r and the gradient of their slot */
+    void (*adamw_rows)(Ops *o, const AdamwRows *rows);
+};
+
+/* Opens a backend by name on a pool that outlives it; an unknown name lists those that this program has. */
+ErrCode ops_open(Ops *o, const char *name, Threads *threads, Err *err) ERR_CHECKED;
+void ops_close(Ops *o);
+const char *ops_names(void); /* "ref, blas" */
+
+void ops_ref_fill(Ops *o);
+ErrCode ops_blas_fill(Ops *o, Err *err) ERR_CHECKED;
+
+#endif

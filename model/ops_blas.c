@@ -1,0 +1,558 @@
+/* model/ops_blas.c - the CPU backend: GEMMs by OpenBLAS, one thread per call, inside our pool; the rest by
+ * kernels.c. Every product is cut into the same tiles whatever the number of threads, so results do not
+ * depend on it. */
+#include <cblas.h>
+#undef I /* <complex.h> comes with cblas.h; here I is the number of inputs */
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/mem.h"
+#include "core/progress.h"
+#include "core/rng.h"
+#include "model/kernels.h"
+#include "model/ops.h"
+#include "model/ops_blas.h"
+
+enum {
+    TILE = 256,      /* rows and columns of a GEMM task: OpenBLAS is at its full rate from here on */
+    ROWS = 64,       /* rows of a task that streams through memory */
+    NORM_PARTS = 16, /* partial sums of norm gradients */
+    CHUNKS = 4,      /* partial position gradients of a head */
+    BLOCK_NUMBERS = 65536,
+    SUM_BLOCKS = 4096,
+    THREADS_MAX = 1024
+};
+
+typedef struct {
+    double seconds, flops;
+    char pad[48]; /* a cache line of its own */
+} Meter;
+
+typedef struct {
+    const Kernels *kernels;
+    KernelsAttention limits; /* sizes that scratch was made for */
+    int A;
+    KernelsTables *tables;  /* (A) */
+    KernelsTables *dtables; /* (A * CHUNKS), kr and qr only */
+    float *scratch, *norm_parts, *zeros /* (H) */;
+    size_t scratch_stride;
+    double *sums;
+    Meter meters[THREADS_MAX];
+} Blas;
+
+/* ROUTER_KERNELS=baseline|avx2|avx512 asks for a lesser set than the CPU has: the tests compare them all. */
+static const Kernels *pick(void) {
+#if defined(__x86_64__)
+    const char *wanted =
+        getenv("ROUTER_KERNELS"); /* NOLINT(concurrency-mt-unsafe): nobody sets the environment */
+    const int most = !wanted || strcmp(wanted, "avx512") == 0 ? 2 : strcmp(wanted, "avx2") == 0 ? 1 : 0;
+    __builtin_cpu_init();
+    if (most >= 2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
+        return &kernels_avx512;
+    if (most >= 1 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return &kernels_avx2;
+#endif
+    return &kernels_baseline;
+}
+
+/* ---- GEMM tasks ---- */
+
+typedef enum { GEMM_FORWARD, GEMM_DX, GEMM_DW, GEMM_DB } GemmKind;
+
+typedef struct {
+    GemmKind kind;
+    int rows, cols; /* tiles of the result */
+} GemmGrid;
+
+typedef struct {
+    Blas *b;
+    GemmGrid grid[3];
+    int grids, N, O, I, add_dx;
+    float *y, *pre, *dx, *dw, *db, *dy;
+    const float *x, *w, *bias;
+} Gemm;
+
+static int tiles(int n) {
+    return (n + TILE - 1) / TILE;
+}
+static int tile_size(int n, int i) {
+    return n - i * TILE < TILE ? n - i * TILE : TILE;
+}
+
+static void sgemm(Meter *meter, CBLAS_TRANSPOSE ta, CBLAS_TRANSPOSE tb, int M, int N, int K, const float *a,
+                  int lda, const float *b, int ldb, float beta, float *c, int ldc) {
+    const double from = progress_clock();
+    cblas_sgemm(CblasRowMajor, ta, tb, M, N, K, 1, a, lda, b, ldb, beta, c, ldc);
+    meter->seconds += progress_clock() - from;
+    meter->flops += 2.0 * M * N * K;
+}
+
+static void forward_tile(const Gemm *g, Meter *meter, int r, int c) {
+    const int M = tile_size(g->N, r), N = tile_size(g->O, c), col = c * TILE;
+    float *z = (g->pre ? g->pre : g->y) + (size_t)r * TILE * (size_t)g->O + col;
+    for (int i = 0; i < M; i++) memcpy(z + (size_t)i * (size_t)g->O, g->bias + col, (size_t)N * sizeof *z);
+    sgemm(meter, CblasNoTrans, CblasTrans, M, N, g->I, g->x + (size_t)r * TILE * (size_t)g->I, g->I,
+          g->w + (size_t)col * (size_t)g->I, g->I, 1, z, g->O);
+    if (!g->pre) return;
+    float *y = g->y + (size_t)r * TILE * (size_t)g->O + col;
+    for (int i = 0; i < M; i++)
+        g->b->kernels->gelu(y + (size_t)i * (size_t)g->O, z + (size_t)i * (size_t)g->O, (size_t)N);
+}
+
+static void gemm_task(void *arg, size_t task, int thread) {
+    const Gemm *g = arg;
+    Meter *meter = &g->b->meters[thread];
+    int t = (int)task, k = 0;
+    while (t >= g->grid[k].rows * g->grid[k].cols) {
+        t -= g->grid[k].rows * g->grid[k].cols;
+        k++;
+    }
+    const int r = t / g->grid[k].cols, c = t % g->grid[k].cols;
+    const size_t row = (size_t)r * TILE, col = (size_t)c * TILE, O = (size_t)g->O, I = (size_t)g->I;
+    switch (g->grid[k].kind) {
+        case GEMM_FORWARD: forward_tile(g, meter, r, c); break;
+        case GEMM_DX:
+            sgemm(meter, CblasNoTrans, CblasNoTrans, tile_size(g->N, r), tile_size(g->I, c), g->O,
+                  g->dy + row * O, g->O, g->w + col, g->I, g->add_dx ? 1 : 0, g->dx + row * I + col, g->I);
+            break;
+        case GEMM_DW:
+            sgemm(meter, CblasTrans, CblasNoTrans, tile_size(g->O, r), tile_size(g->I, c), g->N, g->dy + row,
+                  g->O, g->x + col, g->I, 1, g->dw + row * I + col, g->I);
+            break;
+        case GEMM_DB:
+            g->b->kernels->column_sums(g->db, g->dy, g->N, g->O, (int)col, (int)col + tile_size(g->O, c));
+            break;
+    }
+}
+
+static void gemm_run(Ops *o, Gemm *g) {
+    size_t tasks = 0;
+    for (int k = 0; k < g->grids; k++) tasks += (size_t)g->grid[k].rows * (size_t)g->grid[k].cols;
+    threads_run(o->threads, gemm_task, g, tasks);
+}
+
+static void blas_linear(Ops *o, float *y, float *pre, const float *x, const float *w, const float *b, int N,
+                        int O, int I) {
+    Gemm g = {
+        .b = o->context, .grids = 1, .N = N, .O = O, .I = I, .y = y, .pre = pre, .x = x, .w = w, .bias = b};
+    g.grid[0] = (GemmGrid){GEMM_FORWARD, tiles(N), tiles(O)};
+    gemm_run(o, &g);
+}
+
+/* ---- rows shared among threads ---- */
+
+typedef struct {
+    const Kernels *kernels;
+    Ops *ops;
+    float *y, *xhat, *rstd_out, *dr, *m, *v;
+    const float *x, *r, *w, *b, *rstd;
+    const Dropout *drop;
+    const int32_t *ids;
+    const AdamwStep *step;
+    double *sums;
+    int N, H;
+    size_t n, block;
+    float eps;
+} Rows;
+
+static int last_row(const Rows *a, size_t i) {
+    return (int)i * ROWS + ROWS < a->N ? (int)i * ROWS + ROWS : a->N;
+}
+
+static size_t row_tasks(int N) {
+    return ((size_t)N + ROWS - 1) / ROWS;
+}
+
+static size_t block_at(const Rows *a, size_t i) {
+    return a->n - i * a->block < a->block ? a->n - i * a->block : a->block;
+}
+
+static size_t block_tasks(const Rows *a) {
+    return (a->n + a->block - 1) / a->block;
+}
+
+static void gelu_grad_task(void *arg, size_t i, int thread) {
+    const Rows *a = arg;
+    (void)thread;
+    a->kernels->gelu_grad(a->y + i * a->block, a->x + i * a->block, block_at(a, i));
+}
+
+static void blas_linear_grad(Ops *o, float *dx, int add_dx, float *dw, float *db, float *dy, const float *x,
+                             const float *w, const float *pre, int N, int O, int I) {
+    Blas *b = o->context;
+    if (pre) {
+        Rows a = {
+            .kernels = b->kernels, .y = dy, .x = pre, .n = (size_t)N * (size_t)O, .block = BLOCK_NUMBERS};
+        threads_run(o->threads, gelu_grad_task, &a, block_tasks(&a));
+    }
+    Gemm g = {.b = b,
+              .N = N,
+              .O = O,
+              .I = I,
+              .add_dx = add_dx,
+              .dx = dx,
+              .dw = dw,
+              .db = db,
+              .dy = dy,
+              .x = x,
+              .w = w};
+    g.grid[g.grids++] = (GemmGrid){GEMM_DW, tiles(O), tiles(I)};
+    if (dx) g.grid[g.grids++] = (GemmGrid){GEMM_DX, tiles(N), tiles(I)};
+    g.grid[g.grids++] = (GemmGrid){GEMM_DB, 1, tiles(O)};
+    gemm_run(o, &g);
+}
+
+static void norm_task(void *arg, size_t i, int thread) {
+    const Rows *a = arg;
+    (void)thread;
+    a->kernels->norm(a->y, a->xhat, a->rstd_out, a->x, a->r, a->w, a->b, a->drop, (int)i * ROWS,
+                     last_row(a, i), a->H, a->eps);
+}
+
+static void blas_norm(Ops *o, float *y, float *xhat, float *rstd, const float *x, const float *r,
+                      const float *w, const float *b, const Dropout *drop, int N, int H, float eps) {
+    const Blas *c = o->context;
+    Rows a = {.kernels = c->kernels,
+              .y = y,
+              .xhat = xhat,
+              .rstd_out = rstd,
+              .x = x,
+              .r = r,
+              .w = w,
+              .b = b,
+              .drop = drop,
+              .N = N,
+              .H = H,
+              .eps = eps};
+    threads_run(o->threads, norm_task, &a, row_tasks(N));
+}
+
+/* Part i takes a fixed sixteenth of the rows and has sums of its own: dw at 2 i H, db behind it. */
+static void norm_grad_task(void *arg, size_t i, int thread) {
+    const Rows *a = arg;
+    (void)thread;
+    float *dw = ((Blas *)a->ops->context)->norm_parts + 2 * i * (size_t)a->H;
+    memset(dw, 0, 2 * (size_t)a->H * sizeof *dw);
+    const int from = (int)((size_t)a->N * i / NORM_PARTS), to = (int)((size_t)a->N * (i + 1) / NORM_PARTS);
+    a->kernels->norm_grad(a->y, a->dr, dw, dw + a->H, a->x, a->xhat, a->rstd, a->w, a->drop, from, to, a->H);
+}
+
+static void blas_norm_grad(Ops *o, float *dx, float *dr, float *dw, float *db, const float *dy,
+                           const float *xhat, const float *rstd, const float *w, const Dropout *drop, int N,
+                           int H) {
+    const Blas *c = o->context;
+    Rows a = {.kernels = c->kernels,
+              .ops = o,
+              .y = dx,
+              .dr = dr,
+              .x = dy,
+              .rstd = rstd,
+              .w = w,
+              .drop = drop,
+              .N = N,
+              .H = H};
+    a.xhat = (float *)xhat; /* read only */
+    threads_run(o->threads, norm_grad_task, &a, NORM_PARTS);
+    for (int i = 0; i < NORM_PARTS; i++) {
+        const float *part = c->norm_parts + 2 * (size_t)i * (size_t)H;
+        for (int h = 0; h < H; h++) dw[h] += part[h];
+        for (int h = 0; h < H; h++) db[h] += part[H + h];
+    }
+}
+
+static void dropout_task(void *arg, size_t i, int thread) {
+    const Rows *a = arg;
+    (void)thread;
+    a->kernels->dropout(a->y, a->x, a->drop, (int)i * ROWS, last_row(a, i), a->H);
+}
+
+static void blas_dropout(Ops *o, float *y, const float *x, const Dropout *drop, int N, int H) {
+    if (!(drop->p > 0)) {
+        if (y != x) memcpy(y, x, (size_t)N * (size_t)H * sizeof *y);
+        return;
+    }
+    const Blas *c = o->context;
+    Rows a = {.kernels = c->kernels, .y = y, .x = x, .drop = drop, .N = N, .H = H};
+    threads_run(o->threads, dropout_task, &a, row_tasks(N));
+}
+
+static void embed_task(void *arg, size_t i, int thread) {
+    const Rows *a = arg;
+    (void)thread;
+    const size_t H = (size_t)a->H;
+    for (int n = (int)i * ROWS; n < last_row(a, i); n++)
+        memcpy(a->y + (size_t)n * H, a->x + (size_t)a->ids[n] * H, H * sizeof *a->y);
+}
+
+static void blas_embed(Ops *o, float *y, const float *table, const int32_t *ids, int N, int H) {
+    Rows a = {.y = y, .x = table, .ids = ids, .N = N, .H = H};
+    threads_run(o->threads, embed_task, &a, row_tasks(N));
+}
+
+static void adamw_task(void *arg, size_t i, int thread) {
+    const Rows *a = arg;
+    (void)thread;
+    const size_t at = i * a->block;
+    a->kernels->adamw(a->y + at, a->m + at, a->v + at, a->x + at, block_at(a, i), a->step);
+}
+
+static void blas_adamw(Ops *o, float *p, float *m, float *v, const float *g, size_t n,
+                       const AdamwStep *step) {
+    const Blas *c = o->context;
+    Rows a = {
+        .kernels = c->kernels, .y = p, .m = m, .v = v, .x = g, .n = n, .block = BLOCK_NUMBERS, .step = step};
+    threads_run(o->threads, adamw_task, &a, block_tasks(&a));
+}
+
+static void adamw_rows_task(void *arg, size_t i, int thread) {
+    const AdamwRows *a = arg;
+    const Blas *c = a->context;
+    (void)thread;
+    const size_t H = (size_t)a->H;
+    const int to = (int)(i + 1) * ROWS < a->rows ? (int)(i + 1) * ROWS : a->rows;
+    for (int r = (int)i * ROWS; r < to; r++) {
+        const int32_t slot = a->slot[a->ids[r]];
+        c->kernels->adamw(a->table + (size_t)a->ids[r] * H, a->m + (size_t)r * H, a->v + (size_t)r * H,
+                          slot < 0 ? c->zeros : a->grad + (size_t)slot * H, H, a->step);
+    }
+}
+
+static void blas_adamw_rows(Ops *o, const AdamwRows *rows) {
+    AdamwRows a = *rows;
+    a.context = o->context;
+    threads_run(o->threads, adamw_rows_task, &a, row_tasks(rows->rows));
+}
+
+static void sumsq_task(void *arg, size_t i, int thread) {
+    const Rows *a = arg;
+    (void)thread;
+    a->sums[i] = a->kernels->sumsq(a->x + i * a->block, block_at(a, i));
+}
+
+static double blas_sumsq(Ops *o, const float *x, size_t n) {
+    const Blas *c = o->context;
+    Rows a = {.kernels = c->kernels, .x = x, .n = n, .block = BLOCK_NUMBERS, .sums = c->sums};
+    while (block_tasks(&a) > SUM_BLOCKS) a.block *= 2;
+    threads_run(o->threads, sumsq_task, &a, block_tasks(&a));
+    double sum = 0;
+    for (size_t i = 0; i < block_tasks(&a); i++) sum += c->sums[i];
+    return sum;
+}
+
+/* ---- attention ---- */
+
+typedef struct {
+    Blas *b;
+    KernelsAttention sizes;
+    Attention shape;
+    float *out, *dq, *dk, *dv, *dkr, *dqr;
+    const float *q, *k, *v, *kr, *qr, *dout;
+} Attend;
+
+/* A call sees only the distances of its own longest sequence: the index table is entered further in. */
+static Attend attend(Blas *b, const Attention *shape) {
+    Attend a = {.b = b, .sizes = b->limits, .shape = *shape};
+    a.shape.longest = shape->packed->longest;
+    a.shape.index += shape->longest - shape->packed->longest;
+    a.sizes.longest = a.shape.longest;
+    a.sizes.window = 2 * a.shape.longest - 1 + 2 * KERNELS_MARGIN;
+    return a;
+}
+
+static void tables_task(void *arg, size_t head, int thread) {
+    const Attend *a = arg;
+    (void)thread;
+    a->b->kernels->attention_tables(&a->b->tables[head], &a->sizes, a->kr, a->qr, &a->shape, (int)head);
+}
+
+/* Longest sequences first: batches come in ascending length. */
+static void attention_task(void *arg, size_t i, int thread) {
+    const Attend *a = arg;
+    const int seq = a->shape.packed->S - 1 - (int)(i / (size_t)a->shape.A),
+              head = (int)(i % (size_t)a->shape.A);
+    a->b->kernels->attention(a->out, a->q, a->k, a->v, &a->b->tables[head], &a->sizes, &a->shape, seq, head,
+                             a->b->scratch + (size_t)thread * a->b->scratch_stride);
+}
+
+static void blas_attention(Ops *o, float *out, const float *q, const float *k, const float *v,
+                           const float *kr, const float *qr, const Attention *shape) {
+    Attend a = attend(o->context, shape);
+    a.out = out;
+    a.q = q;
+    a.k = k;
+    a.v = v;
+    a.kr = kr;
+    a.qr = qr;
+    threads_run(o->threads, tables_task, &a, (size_t)shape->A);
+    threads_run(o->threads, attention_task, &a, (size_t)shape->A * (size_t)shape->packed->S);
+}
+
+/* One head over every CHUNKS-th sequence, with position gradients of its own. */
+static void attention_grad_task(void *arg, size_t i, int thread) {
+    const Attend *a = arg;
+    const int head = (int)i / CHUNKS, chunk = (int)i % CHUNKS;
+    const KernelsTables *dt = &a->b->dtables[i];
+    const size_t numbers = (size_t)a->sizes.window * (size_t)a->sizes.Dp;
+    memset(dt->kr, 0, numbers * sizeof *dt->kr);
+    memset(dt->qr, 0, numbers * sizeof *dt->qr);
+    for (int seq = chunk; seq < a->shape.packed->S; seq += CHUNKS)
+        a->b->kernels->attention_grad(a->dq, a->dk, a->dv, dt, a->dout, a->q, a->k, a->v, &a->b->tables[head],
+                                      &a->sizes, &a->shape, seq, head,
+                                      a->b->scratch + (size_t)thread * a->b->scratch_stride);
+}
+
+/* Distances that share a bucket share a row. */
+static void fold_task(void *arg, size_t head, int thread) {
+    const Attend *a = arg;
+    (void)thread;
+    const Attention *s = &a->shape;
+    const size_t stride = (size_t)s->A * (size_t)s->D, column = head * (size_t)s->D, Dp = (size_t)a->sizes.Dp;
+    const int span = 2 * s->longest - 1;
+    for (int chunk = 0; chunk < CHUNKS; chunk++) {
+        const KernelsTables *dt = &a->b->dtables[head * CHUNKS + (size_t)chunk];
+        for (int x = 0; x < span; x++) {
+            float *k = a->dkr + (size_t)s->index[span - 1 - x] * stride + column;
+            float *q = a->dqr + (size_t)s->index[x] * stride + column;
+            const size_t at = (size_t)(x + KERNELS_MARGIN) * Dp;
+            for (size_t d = 0; d < (size_t)s->D; d++) k[d] += dt->kr[at + d];
+            for (size_t d = 0; d < (size_t)s->D; d++) q[d] += dt->qr[at + d];
+        }
+    }
+}
+
+static void blas_attention_grad(Ops *o, float *dq, float *dk, float *dv, float *dkr, float *dqr,
+                                const float *dout, const float *q, const float *k, const float *v,
+                                const float *kr, const float *qr, const Attention *shape) {
+    Attend a = attend(o->context, shape);
+    a.dq = dq;
+    a.dk = dk;
+    a.dv = dv;
+    a.dkr = dkr;
+    a.dqr = dqr;
+    a.dout = dout;
+    a.q = q;
+    a.k = k;
+    a.v = v;
+    a.kr = kr;
+    a.qr = qr;
+    threads_run(o->threads, tables_task, &a, (size_t)shape->A);
+    threads_run(o->threads, attention_grad_task, &a, (size_t)shape->A * CHUNKS);
+    threads_run(o->threads, fold_task, &a, (size_t)shape->A);
+}
+
+/* ---- life ---- */
+
+static void free_scratch(Blas *b) {
+    for (int i = 0; b->tables && i < b->A; i++) {
+        mem_free(b->tables[i].kr_t);
+        mem_free(b->tables[i].qr_t);
+        mem_free(b->tables[i].kr);
+        mem_free(b->tables[i].qr);
+    }
+    for (int i = 0; b->dtables && i < b->A * CHUNKS; i++) {
+        mem_free(b->dtables[i].kr);
+        mem_free(b->dtables[i].qr);
+    }
+    mem_free(b->tables);
+    mem_free(b->dtables);
+    mem_free(b->scratch);
+    mem_free(b->norm_parts);
+    mem_free(b->zeros);
+    b->tables = b->dtables = NULL;
+    b->scratch = b->norm_parts = b->zeros = NULL;
+}
+
+static void blas_close(Ops *o) {
+    free_scratch(o->context);
+    mem_free(((Blas *)o->context)->sums);
+    mem_free(o->context);
+}
+
+static ErrCode blas_prepare(Ops *o, int longest, int A, int D, Err *err) {
+    static const char WHAT[] = "attention scratch";
+    Blas *b = o->context;
+    free_scratch(b);
+    const int W = b->kernels->vector;
+    b->A = A;
+    b->limits = (KernelsAttention){longest, D, (D + W - 1) / W * W, 2 * longest - 1 + 2 * KERNELS_MARGIN};
+    const size_t numbers = (size_t)b->limits.window * (size_t)b->limits.Dp;
+    TRY(mem_new(&b->tables, (size_t)A, sizeof *b->tables, WHAT, err));
+    TRY(mem_new(&b->dtables, (size_t)A * CHUNKS, sizeof *b->dtables, WHAT, err));
+    for (int i = 0; i < A; i++) {
+        TRY(mem_new(&b->tables[i].kr_t, numbers, sizeof(float), WHAT, err));
+        TRY(mem_new(&b->tables[i].qr_t, numbers, sizeof(float), WHAT, err));
+        TRY(mem_new(&b->tables[i].kr, numbers, sizeof(float), WHAT, err));
+        TRY(mem_new(&b->tables[i].qr, numbers, sizeof(float), WHAT, err));
+    }
+    for (int i = 0; i < A * CHUNKS; i++) {
+        TRY(mem_new(&b->dtables[i].kr, numbers, sizeof(float), WHAT, err));
+        TRY(mem_new(&b->dtables[i].qr, numbers, sizeof(float), WHAT, err));
+    }
+    b->scratch_stride = b->kernels->attention_scratch(&b->limits);
+    TRY(mem_new(&b->scratch, (size_t)threads_count(o->threads) * b->scratch_stride, sizeof(float), WHAT,
+                err));
+    TRY(mem_new(&b->zeros, (size_t)A * (size_t)D, sizeof(float), WHAT, err));
+    return mem_new(&b->norm_parts, (size_t)NORM_PARTS * 2 * (size_t)A * (size_t)D, sizeof(float), WHAT, err);
+}
+
+ErrCode ops_blas_fill(Ops *o, Err *err) {
+    ops_ref_fill(o);
+    Blas *b;
+    TRY(mem_new(&b, 1, sizeof *b, "the blas backend", err));
+    if (mem_new(&b->sums, SUM_BLOCKS, sizeof *b->sums, "the blas backend", err) != ERR_OK) {
+        mem_free(b);
+        return ERR_MEMORY;
+    }
+    b->kernels = pick();
+    openblas_set_num_threads(1);
+    o->name = "blas";
+    o->context = b;
+    o->close = blas_close;
+    o->prepare = blas_prepare;
+    o->embed = blas_embed;
+    o->linear = blas_linear;
+    o->linear_grad = blas_linear_grad;
+    o->norm = blas_norm;
+    o->norm_grad = blas_norm_grad;
+    o->dropout = blas_dropout;
+    o->attention = blas_attention;
+    o->attention_grad = blas_attention_grad;
+    o->sumsq = blas_sumsq;
+    o->adamw = blas_adamw;
+    o->adamw_rows = blas_adamw_rows;
+    return ERR_OK;
+}
+
+OpsBlasMeter ops_blas_meter(const Ops *o) {
+    const Blas *b = o->context;
+    OpsBlasMeter sum = {.kernels = b->kernels->name};
+    for (int t = 0; t < threads_count(o->threads); t++) {
+        sum.seconds += b->meters[t].seconds;
+        sum.flops += b->meters[t].flops;
+    }
+    return sum;
+}
+
+double ops_blas_alone(char kind, int M, int N, int K, int threads, double budget) {
+    const size_t sizes[3] = {(size_t)M * (size_t)K, (size_t)N * (size_t)K, (size_t)M * (size_t)N};
+    float *m[3] = {0};
+    double best = -1;
+    for (int i = 0; i < 3; i++) {
+        m[i] = mem_alloc(sizes[i], sizeof(float));
+        for (size_t j = 0; m[i] && j < sizes[i]; j++) m[i][j] = (float)rng_uniform(7, j) - 0.5f;
+    }
+    const CBLAS_TRANSPOSE ta = kind == 'w' ? CblasTrans : CblasNoTrans,
+                          tb = kind == 'f' ? CblasTrans : CblasNoTrans;
+    const int lda = kind == 'w' ? M : K, ldb = kind == 'f' ? K : N;
+    openblas_set_num_threads(threads);
+    const double begin = progress_clock();
+    for (int i = 0; m[0] && m[1] && m[2] && (i < 3 || progress_clock() - begin < budget); i++) {
+        const double from = progress_clock();
+        cblas_sgemm(CblasRowMajor, ta, tb, M, N, K, 1, m[0], lda, m[1], ldb, 0, m[2], N);
+        const double seconds = progress_clock() - from;
+        if (best < 0 || seconds < best) best = seconds;
+    }
+    openblas_set_num_threads(1);
+    for (int i = 0; i < 3; i++) mem_free(m[i]);
+    return best;
+}
