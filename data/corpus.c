@@ -1,0 +1,619 @@
+#include "data/corpus.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "core/buf.h"
+#include "core/file.h"
+#include "core/lines.h"
+#include "core/mem.h"
+#include "core/rng.h"
+#include "core/sha256.h"
+#include "core/stop.h"
+#include "core/text.h"
+#include "data/names.h"
+
+enum {
+    GROUP_ROWS = 2048,
+    GROUP_BYTES = 8 << 20,
+    KEEP_BYTES = 1 << 20, /* a larger id buffer is not kept for the next group */
+    MESSAGES = 3,
+    LABELS_MAX = 4096
+};
+static const char VERSION[] = "router shard content 1";
+
+typedef struct {
+    char *name, *path; /* for messages; to read */
+    float weight;
+    bool spooled; /* path is ours to remove */
+} Input;
+
+typedef struct {
+    uint64_t row;
+    uint32_t file, line, source;
+    int label;
+    size_t text_at;
+} Waiting;
+
+typedef struct {
+    const char *path;
+    const CorpusRule *rule;
+    const Tokenizer *tokenizer;
+    Threads *threads;
+    Input *inputs;
+    size_t input_count;
+    char digest[SHA256_HEX];
+    Names labels, sources;
+    size_t given_labels;
+    int *place; /* of a label in the shard, by its index in labels */
+    const char **ordered;
+    SplitPlan *plan;
+    bool second;                              /* pass */
+    uint64_t rows, taken, chain, taken_chain; /* of the first pass, of the second */
+    uint64_t skipped, truncated;
+    char *messages[MESSAGES];
+    size_t message_count;
+    Waiting *waiting;
+    TokenizerJob *jobs;
+    size_t waiting_count;
+    Buf text;
+    ShardWriter *writer;
+} Job;
+
+typedef struct {
+    const Record *record;
+    uint32_t file, line;
+    int label;
+    Split given;
+} Row;
+
+/* ---- options ---- */
+
+ErrCode corpus_rule(CorpusRule *out, const CorpusOptions *o, const FlagList *inputs, Err *err) {
+    *out = (CorpusRule){
+        .inputs = *inputs,
+        .record = {o->text_field, o->label_field, false},
+        .labels_closed = o->labels.count > 0,
+        .split = {o->dev_share, o->calibration_share, o->test_share, (uint64_t)o->seed},
+        .max_tokens = (int)o->max_length,
+        .plain = o->plain,
+        .skip_bad = o->skip_bad,
+    };
+    ErrCode rc = ERR_OK;
+    for (size_t i = 0; i < o->labels.count && rc == ERR_OK; i++) {
+        for (const char *at = o->labels.items[i];;) {
+            const size_t n = strcspn(at, ",");
+            rc = flags_list_add(&out->labels, at, n, err);
+            if (rc != ERR_OK || at[n] == 0) break;
+            at += n + 1;
+        }
+    }
+    if (rc != ERR_OK) corpus_rule_free(out);
+    return rc;
+}
+
+void corpus_rule_free(CorpusRule *rule) {
+    flags_list_free(&rule->labels);
+}
+
+/* ---- inputs ---- */
+
+static ErrCode add_input(Job *j, const char *name, const char *path, float weight, Err *err) {
+    Input *more = mem_resize(j->inputs, j->input_count + 1, sizeof *more);
+    if (!more) return err_set(err, ERR_MEMORY, "out of memory for the inputs");
+    j->inputs = more;
+    Input *in = &more[j->input_count++];
+    *in = (Input){mem_strdup(name), mem_strdup(path), weight, false};
+    return in->name && in->path ? ERR_OK : err_set(err, ERR_MEMORY, "out of memory for the inputs");
+}
+
+static bool ends_with(const char *s, const char *end) {
+    const size_t n = strlen(s), m = strlen(end);
+    return n > m && strcmp(s + n - m, end) == 0;
+}
+
+/* What lies in one folder: files to `files`, folders to `folders`. */
+static ErrCode list_folder(FlagList *files, FlagList *folders, const char *dir, Err *err) {
+    char **names;
+    size_t count;
+    TRY(file_list(&names, &count, dir, err));
+    ErrCode rc = ERR_OK;
+    for (size_t i = 0; i < count && rc == ERR_OK; i++) {
+        if (names[i][0] == '.') continue;
+        char *path = file_join(dir, names[i]);
+        struct stat st;
+        if (!path) {
+            rc = err_set(err, ERR_MEMORY, "out of memory listing %s", dir);
+        } else if (lstat(path, &st) == 0 && S_ISDIR(st.st_mode)) { /* a linked one could lead in a circle */
+            rc = flags_list_add(folders, path, strlen(path), err);
+        } else if (ends_with(path, ".jsonl") || ends_with(path, ".jsonl.gz") ||
+                   ends_with(path, ".jsonl.zst")) {
+            rc = flags_list_add(files, path, strlen(path), err);
+        }
+        mem_free(path);
+    }
+    file_list_free(names, count);
+    return rc;
+}
+
+static int by_bytes(const void *a, const void *b) {
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+static ErrCode add_folder(Job *j, const char *dir, float weight, Err *err) {
+    FlagList files = {0}, folders = {0};
+    ErrCode rc = flags_list_add(&folders, dir, strlen(dir), err);
+    for (size_t i = 0; i < folders.count && rc == ERR_OK; i++)
+        rc = list_folder(&files, &folders, folders.items[i], err);
+    if (rc == ERR_OK && files.count == 0)
+        rc = err_set(err, ERR_ARGUMENT, "%s: no *.jsonl, *.jsonl.gz or *.jsonl.zst in this folder", dir);
+    if (files.count) qsort(files.items, files.count, sizeof *files.items, by_bytes);
+    for (size_t i = 0; i < files.count && rc == ERR_OK; i++)
+        rc = add_input(j, files.items[i], files.items[i], weight, err);
+    flags_list_free(&files);
+    flags_list_free(&folders);
+    return rc;
+}
+
+/* Splits "path=WEIGHT" in place. */
+static ErrCode cut_weight(char *path, float *weight, Err *err) {
+    *weight = 1;
+    char *equals = strrchr(path, '=');
+    if (!equals || file_exists(path)) return ERR_OK;
+    char *end = NULL;
+    const double w = strtod(equals + 1, &end);
+    if (end == equals + 1 || *end) return ERR_OK; /* a path that happens to hold '=' */
+    *weight = (float)w;
+    if (!(w > 0 && w <= 1000) || *weight <= 0)
+        return err_set(err, ERR_ARGUMENT, "%s: found weight %s, expected more than 0 and at most 1000", path,
+                       equals + 1);
+    *equals = 0;
+    return ERR_OK;
+}
+
+/* What cannot be read twice (stdin, a pipe) is copied to a file beside the shard. */
+static ErrCode spool(Job *j, const char *name, float weight, Err *err) {
+    const bool is_stdin = strcmp(name, "-") == 0;
+    Buf path = {0};
+    buf_printf(&path, "%s.%ld.input%zu", j->path, (long)getpid(), j->input_count);
+    ErrCode rc = buf_ok(&path, err);
+    char *block = NULL;
+    FileWriter out = {0};
+    int fd = -1;
+    if (rc == ERR_OK) rc = mem_new(&block, 1 << 16, 1, "a copy of the input", err);
+    if (rc == ERR_OK) {
+        fd = is_stdin ? STDIN_FILENO : open(name, O_RDONLY | O_CLOEXEC);
+        if (fd < 0) rc = err_set(err, ERR_IO, "%s: cannot open", name);
+    }
+    if (rc == ERR_OK) rc = file_create(&out, path.data, err);
+    while (rc == ERR_OK) {
+        const ssize_t n = read(fd, block, 1 << 16);
+        if (n == 0) break;
+        if (n > 0) file_write(&out, block, (size_t)n);
+        if (stop_requested())
+            rc = err_set(err, ERR_INTERRUPTED, "interrupted; nothing was written");
+        else if (n < 0 && errno != EINTR)
+            rc = err_set(err, ERR_IO, "%s: cannot read", is_stdin ? "stdin" : name);
+    }
+    if (rc == ERR_OK) rc = file_commit(&out, err);
+    if (rc == ERR_OK) {
+        rc = add_input(j, is_stdin ? "stdin" : name, path.data, weight, err);
+        if (rc == ERR_OK)
+            j->inputs[j->input_count - 1].spooled = true;
+        else
+            unlink(path.data);
+    }
+    file_abort(&out);
+    if (!is_stdin && fd >= 0) close(fd);
+    mem_free(block);
+    buf_free(&path);
+    return rc;
+}
+
+static ErrCode open_inputs(Job *j, Err *err) {
+    bool seen_stdin = false;
+    ErrCode rc = ERR_OK;
+    for (size_t i = 0; i < j->rule->inputs.count && rc == ERR_OK; i++) {
+        char *path = mem_strdup(j->rule->inputs.items[i]);
+        if (!path) return err_set(err, ERR_MEMORY, "out of memory for the inputs");
+        float weight;
+        struct stat st;
+        rc = cut_weight(path, &weight, err);
+        const bool is_stdin = strcmp(path, "-") == 0;
+        if (rc != ERR_OK) {
+            /* said already */
+        } else if (is_stdin && seen_stdin) {
+            rc = err_set(err, ERR_ARGUMENT, "stdin can be read only once");
+        } else if (!is_stdin && stat(path, &st) != 0) {
+            char why[128] = "";
+            if (strerror_r(errno, why, sizeof why) != 0) why[0] = 0;
+            rc = err_set(err, ERR_IO, "%s: cannot open: %s", path, why);
+        } else if (is_stdin || !(S_ISREG(st.st_mode) || S_ISDIR(st.st_mode))) {
+            seen_stdin = seen_stdin || is_stdin;
+            rc = spool(j, path, weight, err);
+        } else {
+            rc = S_ISDIR(st.st_mode) ? add_folder(j, path, weight, err)
+                                     : add_input(j, path, path, weight, err);
+        }
+        mem_free(path);
+    }
+    if (rc == ERR_OK && j->input_count == 0) rc = err_set(err, ERR_ARGUMENT, "no input files");
+    return rc;
+}
+
+/* ---- digest ---- */
+
+/* With its length, so that no two lists of texts look alike; NULL differs from "". */
+static void add_text(Sha256 *sha, const char *text) {
+    char head[32];
+    const size_t n = text ? strlen(text) : 0;
+    const int len = snprintf(head, sizeof head, text ? "%zu:" : "none;", n);
+    sha256_add(sha, head, (size_t)len);
+    if (n) sha256_add(sha, text, n);
+}
+
+static ErrCode add_file(Sha256 *sha, const char *path, Err *err) {
+    File file;
+    TRY(file_open(&file, path, err));
+    Sha256 bytes;
+    unsigned char digest[SHA256_BYTES];
+    sha256_init(&bytes);
+    char *block = NULL;
+    ErrCode rc = mem_new(&block, 1 << 20, 1, "a block of a file", err);
+    for (uint64_t at = 0; rc == ERR_OK && at < file.size;) {
+        const size_t n = file.size - at < (1 << 20) ? (size_t)(file.size - at) : (size_t)1 << 20;
+        rc = file_read_at(&file, block, at, n, err);
+        if (rc == ERR_OK) sha256_add(&bytes, block, n);
+        at += n;
+    }
+    sha256_end(&bytes, digest);
+    sha256_add(sha, digest, sizeof digest);
+    mem_free(block);
+    file_close(&file);
+    return rc;
+}
+
+static ErrCode make_digest(Job *j, Err *err) {
+    const CorpusRule *r = j->rule;
+    Sha256 sha;
+    sha256_init(&sha);
+    add_text(&sha, VERSION);
+    add_text(&sha, tokenizer_digest(j->tokenizer));
+    add_text(&sha, r->record.text_field);
+    add_text(&sha, r->record.label_field);
+    char numbers[256];
+    (void)snprintf(numbers, sizeof numbers, "%.17g %.17g %.17g %llu %d %d %d %d %zu", r->split.dev,
+                   r->split.calibration, r->split.test, (unsigned long long)r->split.seed, r->max_tokens,
+                   r->plain, r->skip_bad, r->labels_closed, r->labels.count);
+    add_text(&sha, numbers);
+    for (size_t i = 0; i < r->labels.count; i++) add_text(&sha, r->labels.items[i]);
+    for (size_t i = 0; i < j->input_count; i++) {
+        (void)snprintf(numbers, sizeof numbers, "%.9g", (double)j->inputs[i].weight);
+        add_text(&sha, numbers);
+        TRY(add_file(&sha, j->inputs[i].path, err));
+    }
+    unsigned char digest[SHA256_BYTES];
+    sha256_end(&sha, digest);
+    sha256_hex(j->digest, digest);
+    return ERR_OK;
+}
+
+/* Whether `path` holds this very content, every block of it undamaged. */
+static bool is_current(const Job *j) {
+    Shard *shard;
+    if (shard_open(&shard, j->path, NULL) != ERR_OK) return false;
+    bool same = strcmp(shard_info(shard)->content_digest, j->digest) == 0;
+    ShardBlock block = {0};
+    for (Split s = SPLIT_TRAIN; s < SPLIT_COUNT; s++)
+        for (size_t i = 0; i < shard_blocks(shard, s) && same; i++)
+            same = shard_read(shard, &block, s, i, true, NULL) == ERR_OK;
+    shard_block_free(&block);
+    shard_close(shard);
+    return same;
+}
+
+static ErrCode check_target(const char *path, Err *err) {
+    if (!file_exists(path)) return ERR_OK;
+    File file;
+    char head[6] = "";
+    TRY(file_open(&file, path, err));
+    ErrCode rc = ERR_OK;
+    if (file.size >= sizeof head) rc = file_read_at(&file, head, 0, sizeof head, err);
+    if (rc == ERR_OK && file.size > 0 && memcmp(head, "RSHARD", sizeof head) != 0)
+        rc = err_set(err, ERR_ARGUMENT, "%s: is there already and is no shard: choose another name", path);
+    file_close(&file);
+    return rc;
+}
+
+/* ---- rows ---- */
+
+static ErrCode unknown_label(const Job *j, const char *label, Err *err) {
+    const size_t n = j->given_labels;
+    char shown[104], list[200] = "";
+    text_excerpt(shown, 100, label, strlen(label));
+    const char *near = text_nearest(label, (const char *const *)j->labels.items, n);
+    size_t at = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (at + strlen(j->labels.items[i]) + 8 > sizeof list) {
+            (void)snprintf(list + at, sizeof list - at, ", ...");
+            break;
+        }
+        at += (size_t)snprintf(list + at, sizeof list - at, "%s%s", i ? ", " : "", j->labels.items[i]);
+    }
+    return err_set(err, ERR_FORMAT, "label '%s' is not one of the %zu: %s%s%s%s", shown, n, list,
+                   near ? "; did you mean '" : "", near ? near : "", near ? "'?" : "");
+}
+
+/* Everything that can be wrong with a row: ERR_FORMAT. */
+static ErrCode judge(Row *row, Job *j, Record *record, const char *line, size_t n, Err *err) {
+    RecordRule rule = j->rule->record;
+    rule.label_optional = false;
+    TRY(record_parse(record, &rule, line, n, err));
+    row->record = record;
+    row->given = record->split ? split_find(record->split) : SPLIT_COUNT;
+    if (record->split && row->given == SPLIT_COUNT)
+        return err_set(err, ERR_FORMAT, "split '%.100s' is not one of train, dev, calibration, test",
+                       record->split);
+    size_t label = names_find(&j->labels, record->label);
+    if (label == SIZE_MAX && j->rule->labels_closed) return unknown_label(j, record->label, err);
+    if (label == SIZE_MAX && j->second)
+        return err_set(err, ERR_IO, "label '%.100s' was not there when the file was read before",
+                       record->label);
+    if (label == SIZE_MAX && j->labels.count == LABELS_MAX)
+        return err_set(err, ERR_ARGUMENT, "more than %d different labels: is this really the label?",
+                       LABELS_MAX);
+    if (label == SIZE_MAX) TRY(names_add(&label, &j->labels, record->label, err));
+    row->label = (int)label;
+    return ERR_OK;
+}
+
+static ErrCode note_skipped(Job *j, const Err *why, Err *err) {
+    if (j->second) return ERR_OK;
+    j->skipped++;
+    if (j->message_count == MESSAGES) return ERR_OK;
+    char *copy = mem_strdup(why->msg);
+    if (!copy) return err_set(err, ERR_MEMORY, "out of memory for a message");
+    j->messages[j->message_count++] = copy;
+    return ERR_OK;
+}
+
+static bool is_blank(const char *s, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        if (s[i] != ' ' && s[i] != '\t' && s[i] != '\r') return false;
+    return true;
+}
+
+typedef ErrCode TakeRow(Job *j, const Row *row, Err *err);
+
+static ErrCode read_input(Job *j, size_t file, TakeRow *take, Err *err) {
+    const char *name = j->inputs[file].name;
+    Lines *lines;
+    Record record = {0};
+    TRY(lines_open(&lines, j->inputs[file].path, err));
+    ErrCode rc;
+    for (;;) {
+        const char *line;
+        size_t n;
+        bool more;
+        rc = lines_next(lines, &line, &n, &more, err);
+        if (rc != ERR_OK || !more) break;
+        if (is_blank(line, n)) continue;
+        const size_t number = lines_number(lines);
+        if ((number & 1023) == 0 && stop_requested()) {
+            rc = err_set(err, ERR_INTERRUPTED, "interrupted; nothing was written");
+            break;
+        }
+        Row row = {.file = (uint32_t)file, .line = number < UINT32_MAX ? (uint32_t)number : UINT32_MAX};
+        Err why = {0};
+        rc = judge(&row, j, &record, line, n, &why);
+        if (rc == ERR_OK) {
+            rc = take(j, &row, err);
+        } else {
+            const ErrCode kind = rc;
+            (void)err_context(&why, kind, "%s:%zu", name, number);
+            rc = kind == ERR_FORMAT && j->rule->skip_bad ? note_skipped(j, &why, err)
+                                                         : err_set(err, kind, "%s", why.msg);
+        }
+        if (rc != ERR_OK) break;
+    }
+    record_free(&record);
+    lines_close(lines);
+    return rc;
+}
+
+static uint64_t chain(uint64_t before, uint64_t key, const Row *row) {
+    return rng_mix(before ^ key) + rng_mix((uint64_t)row->label << 8 | (uint64_t)row->given);
+}
+
+static ErrCode count_row(Job *j, const Row *row, Err *err) {
+    const uint64_t key = split_text_key(row->record->text, row->record->text_len);
+    TRY(split_add(j->plan, key, row->label, row->given, err));
+    j->rows++;
+    j->chain = chain(j->chain, key, row);
+    return ERR_OK;
+}
+
+static ErrCode write_group(Job *j, Err *err) {
+    if (j->waiting_count == 0) return ERR_OK;
+    if (stop_requested()) return err_set(err, ERR_INTERRUPTED, "interrupted; nothing was written");
+    for (size_t i = 0; i < j->waiting_count; i++) j->jobs[i].text = j->text.data + j->waiting[i].text_at;
+    const TokenizerRule rule = {.plain = j->rule->plain, .max_tokens = j->rule->max_tokens};
+    TRY(tokenizer_encode_all(j->tokenizer, &rule, j->jobs, j->waiting_count, j->threads, err));
+    for (size_t i = 0; i < j->waiting_count; i++) {
+        TokenizerJob *job = &j->jobs[i];
+        const Waiting *w = &j->waiting[i];
+        const size_t tokens = job->ids.len / sizeof(int32_t);
+        const ShardRow row = {.ids = (const int32_t *)(const void *)job->ids.data,
+                              .tokens = (int)tokens,
+                              .truncated = job->whole > tokens,
+                              .label = w->label,
+                              .weight = j->inputs[w->file].weight,
+                              .split = split_of(j->plan, w->row),
+                              .file = w->file,
+                              .line = w->line,
+                              .source = w->source,
+                              .text = job->text,
+                              .text_len = job->n};
+        j->truncated += row.truncated;
+        TRY(shard_append(j->writer, &row, err));
+        if (job->ids.cap > KEEP_BYTES) buf_free(&job->ids);
+    }
+    j->waiting_count = 0;
+    buf_clear(&j->text);
+    if (j->rule->progress)
+        progress_update(j->rule->progress, j->taken, "%llu rows", (unsigned long long)j->taken);
+    return ERR_OK;
+}
+
+static ErrCode source_of(uint32_t *source, Job *j, const char *name, Err *err) {
+    if (!name) name = "";
+    size_t at = names_find(&j->sources, name);
+    if (at == SIZE_MAX)
+        TRY(names_add(&at, &j->sources, j->sources.count < CORPUS_SOURCES ? name : "(other)", err));
+    *source = (uint32_t)at;
+    return ERR_OK;
+}
+
+static ErrCode take_row(Job *j, const Row *row, Err *err) {
+    const Record *r = row->record;
+    j->taken_chain = chain(j->taken_chain, split_text_key(r->text, r->text_len), row);
+    if (j->taken == j->rows)
+        return err_set(err, ERR_IO, "%s: grew while it was read", j->inputs[row->file].name);
+    if (j->waiting_count == GROUP_ROWS || j->text.len + r->text_len > GROUP_BYTES) TRY(write_group(j, err));
+    Waiting *w = &j->waiting[j->waiting_count];
+    *w = (Waiting){.row = j->taken++,
+                   .file = row->file,
+                   .line = row->line,
+                   .label = j->place[row->label],
+                   .text_at = j->text.len};
+    TRY(source_of(&w->source, j, r->source, err));
+    j->jobs[j->waiting_count].n = r->text_len;
+    buf_put(&j->text, r->text, r->text_len);
+    TRY(buf_ok(&j->text, err));
+    j->waiting_count++;
+    return ERR_OK;
+}
+
+/* ---- the two passes ---- */
+
+static ErrCode start_labels(Job *j, Err *err) {
+    const FlagList *given = &j->rule->labels;
+    for (size_t i = 0; i < given->count; i++) {
+        const char *label = given->items[i];
+        size_t at;
+        if (is_blank(label, strlen(label))) return err_set(err, ERR_ARGUMENT, "labels: an empty label");
+        TRY(names_add(&at, &j->labels, label, err));
+        if (at != i) return err_set(err, ERR_ARGUMENT, "labels: '%.100s' is given twice", label);
+    }
+    if (given->count > LABELS_MAX)
+        return err_set(err, ERR_ARGUMENT, "labels: found %zu, expected at most %d", given->count, LABELS_MAX);
+    j->given_labels = given->count;
+    return ERR_OK;
+}
+
+/* The labels of the shard: those given in their order, then the others by bytes. */
+static ErrCode order_labels(Job *j, Err *err) {
+    const size_t n = j->labels.count;
+    TRY(mem_new(&j->ordered, n, sizeof *j->ordered, "the labels", err));
+    TRY(mem_new(&j->place, n, sizeof *j->place, "the labels", err));
+    for (size_t i = 0; i < n; i++) j->ordered[i] = j->labels.items[i];
+    if (n > j->given_labels)
+        qsort(j->ordered + j->given_labels, n - j->given_labels, sizeof *j->ordered, by_bytes);
+    for (size_t i = 0; i < n; i++) j->place[names_find(&j->labels, j->ordered[i])] = (int)i;
+    return ERR_OK;
+}
+
+static ErrCode first_pass(Job *j, Err *err) {
+    TRY(start_labels(j, err));
+    TRY(split_open(&j->plan, &j->rule->split, err));
+    for (size_t i = 0; i < j->input_count; i++) TRY(read_input(j, i, count_row, err));
+    if (j->rows == 0)
+        return err_set(err, ERR_FORMAT, "%s%s: no rows%s%s", j->inputs[0].name,
+                       j->input_count > 1 ? " and the other inputs" : "",
+                       j->message_count ? "; the first bad one: " : "",
+                       j->message_count ? j->messages[0] : "");
+    TRY(split_decide(j->plan, err));
+    return order_labels(j, err);
+}
+
+static ErrCode second_pass(Job *j, Err *err) {
+    j->second = true;
+    TRY(mem_new(&j->waiting, GROUP_ROWS, sizeof *j->waiting, "a group of rows", err));
+    TRY(mem_new(&j->jobs, GROUP_ROWS, sizeof *j->jobs, "a group of rows", err));
+    TRY(shard_create(&j->writer, j->path, err));
+    if (j->rule->progress) progress_begin(j->rule->progress, "pack", j->rows, 0);
+    for (size_t i = 0; i < j->input_count; i++) TRY(read_input(j, i, take_row, err));
+    TRY(write_group(j, err));
+    if (j->taken != j->rows || j->taken_chain != j->chain)
+        return err_set(err, ERR_IO, "the inputs changed while they were read; nothing was written");
+    const char **files;
+    TRY(mem_new(&files, j->input_count, sizeof *files, "the names of the inputs", err));
+    for (size_t i = 0; i < j->input_count; i++) files[i] = j->inputs[i].name;
+    const ShardInfo info = {.tokenizer_digest = tokenizer_digest(j->tokenizer),
+                            .content_digest = j->digest,
+                            .max_tokens = j->rule->max_tokens,
+                            .vocabulary = tokenizer_ids(j->tokenizer),
+                            .labels = j->ordered,
+                            .label_count = (int)j->labels.count,
+                            .files = files,
+                            .file_count = j->input_count,
+                            .sources = (const char *const *)j->sources.items,
+                            .source_count = j->sources.count,
+                            .split = split_report(j->plan),
+                            .skipped = j->skipped,
+                            .truncated = j->truncated,
+                            .messages = (const char *const *)j->messages,
+                            .message_count = j->message_count};
+    const ErrCode rc = shard_finish(j->writer, &info, err);
+    j->writer = NULL; /* freed in any case */
+    mem_free(files);
+    return rc;
+}
+
+static void job_free(Job *j) {
+    for (size_t i = 0; i < j->input_count; i++) {
+        if (j->inputs[i].spooled) unlink(j->inputs[i].path);
+        mem_free(j->inputs[i].name);
+        mem_free(j->inputs[i].path);
+    }
+    mem_free(j->inputs);
+    names_free(&j->labels);
+    names_free(&j->sources);
+    mem_free(j->place);
+    mem_free(j->ordered);
+    split_close(j->plan);
+    for (size_t i = 0; i < j->message_count; i++) mem_free(j->messages[i]);
+    mem_free(j->waiting);
+    for (size_t i = 0; j->jobs && i < GROUP_ROWS; i++) buf_free(&j->jobs[i].ids);
+    mem_free(j->jobs);
+    buf_free(&j->text);
+    shard_abort(j->writer);
+}
+
+ErrCode corpus_pack(const char *path, const CorpusRule *rule, const Tokenizer *tokenizer, Threads *threads,
+                    bool *reused, Err *err) {
+    *reused = false;
+    Job job = {.path = path, .rule = rule, .tokenizer = tokenizer, .threads = threads};
+    if (rule->max_tokens < 3 || rule->max_tokens > SHARD_ROW_TOKENS)
+        return err_set(err, ERR_ARGUMENT, "max_length: found %d, expected 3 to %d", rule->max_tokens,
+                       SHARD_ROW_TOKENS);
+    ErrCode rc = check_target(path, err);
+    if (rc == ERR_OK) rc = open_inputs(&job, err);
+    if (rc == ERR_OK) rc = make_digest(&job, err);
+    if (rc == ERR_OK && file_exists(path) && is_current(&job)) {
+        *reused = true;
+    } else {
+        if (rc == ERR_OK) rc = first_pass(&job, err);
+        if (rc == ERR_OK) rc = second_pass(&job, err);
+        if (rule->progress && job.second) progress_end(rule->progress);
+    }
+    job_free(&job);
+    return rc;
+}

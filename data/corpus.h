@@ -1,0 +1,84 @@
+/* data/corpus.h - JSONL inputs to a shard: read, label, split, tokenise. */
+#ifndef DATA_CORPUS_H
+#define DATA_CORPUS_H
+
+#include "core/err.h"
+#include "core/flags.h"
+#include "core/progress.h"
+#include "core/threads.h"
+#include "data/record.h"
+#include "data/shard.h"
+#include "tokenizer/tokenizer.h"
+
+/* The options that every command which packs has. A command's options struct begins with a CorpusOptions, and
+ * its table of flags with CORPUS_FLAGS. */
+typedef struct {
+    char *text_field, *label_field;
+    FlagList labels;
+    int64_t max_length;
+    double dev_share, calibration_share, test_share;
+    int64_t seed;
+    bool skip_bad, plain;
+} CorpusOptions;
+
+/* clang-format off */
+#define CORPUS_FLAGS \
+    {"text_field", NULL, FLAG_STRING, offsetof(CorpusOptions, text_field), NULL, 0, 0, "MEMBER", \
+     "#Data\nMember that holds the prompt [default: the first of text, prompt, query, sentence, question, " \
+     "instruction, input, messages]."}, \
+    {"label_field", NULL, FLAG_STRING, offsetof(CorpusOptions, label_field), NULL, 0, 0, "MEMBER", \
+     "Member that holds the label [default: the first of label, domain, category, target, intent, class]."}, \
+    {"labels", NULL, FLAG_LIST, offsetof(CorpusOptions, labels), NULL, 0, 0, "A,B,C", \
+     "The labels in the order of the classifier's outputs; a row with another label is an error " \
+     "[default: those in the data, sorted]."}, \
+    {"max_length", "max_seq_length", FLAG_INT, offsetof(CorpusOptions, max_length), "256", 3, \
+     SHARD_ROW_TOKENS, NULL, "Tokens of a prompt, [CLS] and [SEP] counted; longer ones are cut."}, \
+    {"dev_share", NULL, FLAG_FLOAT, offsetof(CorpusOptions, dev_share), "0.05", 0, 0.5, NULL, \
+     "Share of the prompts kept to choose the best step by, where the data names no split."}, \
+    {"calibration_share", NULL, FLAG_FLOAT, offsetof(CorpusOptions, calibration_share), "0.05", 0, 0.5, \
+     NULL, "Share kept to calibrate probabilities and thresholds."}, \
+    {"test_share", NULL, FLAG_FLOAT, offsetof(CorpusOptions, test_share), "0.1", 0, 0.5, NULL, \
+     "Share kept for the final test."}, \
+    {"seed", NULL, FLAG_INT, offsetof(CorpusOptions, seed), "42", 0, 9007199254740992.0, NULL, \
+     "What all randomness comes from."}, \
+    {"skip_bad", NULL, FLAG_BOOL, offsetof(CorpusOptions, skip_bad), NULL, 0, 0, NULL, \
+     "Leave out rows that cannot be used, and count them, instead of stopping at the first."}, \
+    {"plain", NULL, FLAG_BOOL, offsetof(CorpusOptions, plain), "true", 0, 0, NULL, \
+     "Take the strings [CLS], [SEP], [MASK] ... inside a prompt as text, not as special tokens: prompts " \
+     "are not to be trusted."}
+/* clang-format on */
+
+typedef struct {
+    FlagList inputs; /* paths, "-" for stdin, each optionally with "=WEIGHT" behind it (0 < weight <= 1000; a
+                        file of that very name wins); a folder stands for the *.jsonl, .jsonl.gz, .jsonl.zst
+                        below it (hidden ones and linked folders left out), recursively, in byte order */
+    RecordRule record;  /* label_optional is taken as false */
+    FlagList labels;    /* explicit order; empty: all labels of the data, sorted by bytes */
+    bool labels_closed; /* a label outside `labels` is an error (with file:line, nearest name); else it is
+                           appended, these sorted by bytes */
+    SplitRule split;
+    int max_tokens;
+    bool plain;         /* TokenizerRule.plain */
+    bool skip_bad;      /* count bad rows (see record.h, labels_closed, unknown split) instead of stopping */
+    Progress *progress; /* NULL: nothing is shown */
+} CorpusRule;
+
+/* Rule of options and inputs, both borrowed except for the labels. Labels that are given are closed. */
+ErrCode corpus_rule(CorpusRule *out, const CorpusOptions *options, const FlagList *inputs,
+                    Err *err) ERR_CHECKED;
+void corpus_rule_free(CorpusRule *rule);
+
+/* Packs the inputs into a shard at `path`. Two passes: the first reads labels and split keys (stdin is
+ * spooled to a temporary file beside `path`), the second tokenises in groups on all threads; memory is
+ * bounded by 17 bytes a row plus one group. The bytes of the shard do not depend on the number of threads.
+ * Blank lines are passed over; rows beyond CORPUS_SOURCES different sources are put under "(other)".
+ *
+ * The shard's content digest is the SHA-256 of a version, the tokenizer's digest, all of the rule and, per
+ * input file in order, its bytes and its weight (names do not count). When `path` is an undamaged shard of
+ * the same digest it is left as it is and *reused is true. A file there that is no shard is never
+ * overwritten: ERR_ARGUMENT. A row that cannot be used: ERR_FORMAT "file:line: what". */
+#define CORPUS_SOURCES 4096
+ErrCode corpus_pack(const char *path, const CorpusRule *rule, const Tokenizer *tokenizer, Threads *threads,
+                    bool *reused, Err *err) ERR_CHECKED;
+
+#endif

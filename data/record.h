@@ -1,0 +1,46 @@
+/* data/record.h - one labelled prompt from one line of JSONL.
+ *
+ * The text is the first of these members that is there and is neither null nor blank: text, prompt, query,
+ * sentence, question, instruction, input, messages; the label is the first of label, domain, category,
+ * target, intent, class that is there and is not null. Either may be named instead. A text is a string, or a
+ * chat (an array of {"role", "content"}: the contents of the user turns, joined by newlines; content is a
+ * string or an array of parts, of which those with {"type": "text", "text": ...} count). A label is a string
+ * of at most RECORD_NAME_MAX bytes; an integer or boolean is taken as its digits or name. Also read when
+ * present: split, source, id. Other members are ignored. A line that is not a JSON object is an error, never
+ * taken as plain text. */
+#ifndef DATA_RECORD_H
+#define DATA_RECORD_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include <cjson/cJSON.h>
+
+#include "core/buf.h"
+#include "core/err.h"
+
+#define RECORD_TEXT_MAX ((size_t)16 << 20) /* bytes */
+#define RECORD_NAME_MAX 256                /* bytes of a label */
+
+typedef struct {
+    const char *text_field, *label_field; /* NULL: the aliases */
+    bool label_optional;                  /* predict and tokenize: label stays NULL when absent */
+} RecordRule;
+
+/* Everything is borrowed from the Record until the next record_parse or record_free. */
+typedef struct {
+    const char *text; /* any valid UTF-8, NUL possible */
+    size_t text_len;
+    const char *label, *split, *source, *id; /* NULL when absent */
+    cJSON *tree;                             /* owned */
+    Buf joined;                              /* owned: the turns of a chat */
+    char digits[4][24];                      /* integers as text: label, split, source, id */
+} Record;
+
+/* line[0..n) into *record, a zeroed one or one parsed before (its memory is used again). Errors: ERR_FORMAT,
+ * without file:line (the caller adds it). An empty or all-blank text is an error. */
+ErrCode record_parse(Record *record, const RecordRule *rule, const char *line, size_t n,
+                     Err *err) ERR_CHECKED;
+void record_free(Record *record);
+
+#endif
