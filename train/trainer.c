@@ -1,0 +1,629 @@
+#include "train/trainer.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "core/file.h"
+#include "core/json.h"
+#include "core/mem.h"
+#include "core/rng.h"
+#include "core/stop.h"
+#include "model/ops_blas.h"
+#include "model/weights.h"
+
+enum { DEV_BATCH = 64 };
+
+/* ---- opening ---- */
+
+static ErrCode run_path(char **out, const Trainer *t, const char *name, Err *err) {
+    *out = file_join(t->options->out, name);
+    return *out ? ERR_OK : err_set(err, ERR_MEMORY, "out of memory");
+}
+
+static bool is_shard(const char *path) {
+    File f;
+    char magic[8] = {0};
+    if (file_open(&f, path, NULL) != ERR_OK) return false;
+    const bool is =
+        f.size >= 8 && file_read_at(&f, magic, 0, 8, NULL) == ERR_OK && memcmp(magic, "RSHARD1\n", 8) == 0;
+    file_close(&f);
+    return is;
+}
+
+/* Names of the form LABEL_3 were made up by the library that wrote the file. */
+static bool labels_are_named(const Config *c) {
+    for (int k = 0; k < c->num_labels; k++)
+        if (strncmp(c->labels[k], "LABEL_", 6) != 0) return true;
+    return false;
+}
+
+/* A trained classifier's labels stay in their order; otherwise the data's are taken. */
+static ErrCode pack_data(Trainer *t, const FlagList *inputs, Err *err) {
+    const TrainOptions *o = t->options;
+    CorpusRule rule = {0};
+    char *path = NULL;
+    bool reused = false;
+    ErrCode rc = run_path(&path, t, "data.shard", err);
+    if (rc == ERR_OK) rc = corpus_rule(&rule, &o->corpus, inputs, err);
+    if (rc == ERR_OK && !rule.labels_closed && !t->scratch && labels_are_named(&t->config)) {
+        rule.labels_closed = true;
+        for (int k = 0; k < t->config.num_labels && rc == ERR_OK; k++)
+            rc = flags_list_add(&rule.labels, t->config.labels[k], strlen(t->config.labels[k]), err);
+    }
+    if (rc == ERR_OK) {
+        Progress packing;
+        progress_begin(&packing, "pack", 0, 0);
+        rule.progress = &packing;
+        rc = corpus_pack(path, &rule, t->tokenizer, t->threads, &reused, err);
+        progress_end(&packing);
+    }
+    if (rc == ERR_OK) rc = shard_open(&t->shard, path, err);
+    corpus_rule_free(&rule);
+    mem_free(path);
+    return rc;
+}
+
+static ErrCode open_data(Trainer *t, const FlagList *arguments, Err *err) {
+    const TrainOptions *o = t->options;
+    FlagList inputs = {0};
+    char *path = NULL;
+    ErrCode rc = ERR_OK;
+    for (size_t i = 0; i < o->data.count && rc == ERR_OK; i++)
+        rc = flags_list_add(&inputs, o->data.items[i], strlen(o->data.items[i]), err);
+    for (size_t i = 0; i < arguments->count && rc == ERR_OK; i++)
+        rc = flags_list_add(&inputs, arguments->items[i], strlen(arguments->items[i]), err);
+    if (rc == ERR_OK) rc = run_path(&path, t, "data.shard", err);
+    if (rc == ERR_OK) {
+        if (inputs.count == 0 && o->resume && file_exists(path))
+            rc = shard_open(&t->shard, path, err);
+        else if (inputs.count == 0)
+            rc = err_set(err, ERR_ARGUMENT, "no data: name JSONL files, or a shard of 'router pack'");
+        else if (inputs.count == 1 && is_shard(inputs.items[0])) {
+            rc = shard_open(&t->shard, inputs.items[0], err);
+            if (rc == ERR_OK && strcmp(inputs.items[0], path) != 0)
+                rc = file_copy(path, inputs.items[0], err);
+        } else {
+            rc = pack_data(t, &inputs, err);
+        }
+    }
+    flags_list_free(&inputs);
+    mem_free(path);
+    if (rc != ERR_OK) return rc;
+    const ShardInfo *info = shard_info(t->shard);
+    if (strcmp(info->tokenizer_digest, tokenizer_digest(t->tokenizer)) != 0)
+        return err_set(err, ERR_ARGUMENT,
+                       "the shard was packed with another tokenizer (digest %.12s, this model's is %.12s)",
+                       info->tokenizer_digest, tokenizer_digest(t->tokenizer));
+    if (info->label_count < 2)
+        return err_set(err, ERR_ARGUMENT, "the data has %d label%s, a router needs at least 2",
+                       info->label_count, info->label_count == 1 ? "" : "s");
+    if (shard_rows(t->shard, SPLIT_TRAIN) == 0)
+        return err_set(err, ERR_ARGUMENT, "the data has no train rows");
+    if (info->skipped) progress_note(NULL, "skipped %llu bad rows", (unsigned long long)info->skipped);
+    for (size_t i = 0; i < info->message_count; i++) progress_note(NULL, "  %s", info->messages[i]);
+    return ERR_OK;
+}
+
+/* --model is a folder with weights, or a config.json (file or folder without weights): then training is from
+ * scratch. */
+static ErrCode open_config(Trainer *t, Err *err) {
+    const TrainOptions *o = t->options;
+    TRY(config_read(&t->config, o->model, err));
+    static const char *const WEIGHTS[] = {"model.safetensors", "model.safetensors.index.json",
+                                          "pytorch_model.bin", "pytorch_model.bin.index.json"};
+    t->scratch = true;
+    for (size_t i = 0; i < 4 && t->scratch && file_is_dir(o->model); i++) {
+        char *path = file_join(o->model, WEIGHTS[i]);
+        if (!path) return err_set(err, ERR_MEMORY, "out of memory");
+        t->scratch = !file_exists(path);
+        mem_free(path);
+    }
+    if (!o->tokenizer && !file_is_dir(o->model))
+        return err_set(err, ERR_ARGUMENT,
+                       "--tokenizer: expected a spm.model, because --model %s is no folder that holds one",
+                       o->model);
+    TRY(tokenizer_open(&t->tokenizer, o->tokenizer ? o->tokenizer : o->model, err));
+    const int ids = tokenizer_ids(t->tokenizer);
+    if (t->scratch) t->config.vocab_size = (ids + 7) / 8 * 8;
+    if (t->config.vocab_size < ids)
+        return err_set(err, ERR_ARGUMENT, "%s: vocab_size is %d, but the tokenizer produces ids up to %d",
+                       o->model, t->config.vocab_size, ids - 1);
+    if (o->dropout >= 0)
+        t->config.hidden_dropout_prob = t->config.attention_probs_dropout_prob = t->config.cls_dropout =
+            o->dropout;
+    if (o->corpus.max_length > t->config.max_position_embeddings)
+        return err_set(err, ERR_ARGUMENT,
+                       "max_length: found %lld, but the model's max_position_embeddings is %d",
+                       (long long)o->corpus.max_length, t->config.max_position_embeddings);
+    return ERR_OK;
+}
+
+/* "balanced": rows / (K * rows of the label), over the train rows; or label=weight, others 1. */
+static ErrCode class_weights(Trainer *t, Err *err) {
+    const FlagList *given = &t->options->class_weights;
+    const int K = t->config.num_labels;
+    TRY(mem_new(&t->class_weight, (size_t)K, sizeof(float), "class weights", err));
+    for (int k = 0; k < K; k++) t->class_weight[k] = 1;
+    for (size_t i = 0; i < given->count; i++) {
+        const char *text = given->items[i], *equals = strrchr(text, '=');
+        if (strcmp(text, "balanced") == 0) {
+            for (int k = 0; k < K; k++) {
+                const double rows = (double)shard_label_rows(t->shard, SPLIT_TRAIN, k);
+                if (rows > 0)
+                    t->class_weight[k] = (float)((double)shard_rows(t->shard, SPLIT_TRAIN) / (K * rows));
+            }
+            continue;
+        }
+        char *end = NULL;
+        const double w = equals ? strtod(equals + 1, &end) : -1;
+        int found = -1;
+        for (int k = 0; equals && k < K; k++)
+            if (strlen(t->config.labels[k]) == (size_t)(equals - text) &&
+                strncmp(t->config.labels[k], text, (size_t)(equals - text)) == 0)
+                found = k;
+        if (found < 0 || !(w > 0 && w <= 1e6) || *end)
+            return err_set(
+                err, ERR_ARGUMENT,
+                "class_weights: found '%s', expected 'balanced' or LABEL=WEIGHT with a label of the data",
+                text);
+        t->class_weight[found] = (float)w;
+    }
+    return ERR_OK;
+}
+
+/* Different tokens in the train rows: what the optimiser must have room for. */
+static ErrCode count_tokens(const Trainer *t, int *count, Err *err) {
+    unsigned char *seen;
+    TRY(mem_new(&seen, (size_t)t->config.vocab_size, 1, "the vocabulary", err));
+    ShardBlock block = {0};
+    ErrCode rc = ERR_OK;
+    *count = 0;
+    for (size_t b = 0; b < shard_blocks(t->shard, SPLIT_TRAIN) && rc == ERR_OK; b++) {
+        rc = shard_read(t->shard, &block, SPLIT_TRAIN, b, false, err);
+        for (size_t r = 0; rc == ERR_OK && r < block.count; r++)
+            for (int i = 0; i < block.rows[r].tokens; i++) {
+                const int32_t id = block.rows[r].ids[i];
+                if (id < 0 || id >= t->config.vocab_size) {
+                    rc = err_set(err, ERR_FORMAT, "the shard holds token %d, but vocab_size is %d", id,
+                                 t->config.vocab_size);
+                    break;
+                }
+                *count += !seen[id];
+                seen[id] = 1;
+            }
+    }
+    shard_block_free(&block);
+    mem_free(seen);
+    return rc;
+}
+
+static ErrCode open_model(Trainer *t, Err *err) {
+    const TrainOptions *o = t->options;
+    const ShardInfo *info = shard_info(t->shard);
+    TRY(config_set_labels(&t->config, info->labels, info->label_count, err));
+    const int rows = (int)o->batch_size, longest = shard_longest(t->shard);
+    const DebertaLimits limits = {
+        .micro_tokens = o->micro_batch_tokens > longest ? (int)o->micro_batch_tokens : longest,
+        .micro_sequences = rows > DEV_BATCH ? rows : DEV_BATCH,
+        .longest = longest,
+        .step_tokens = rows * longest,
+        .train = true};
+    TRY(ops_open(&t->ops, o->backend, t->threads, err));
+    TRY(deberta_open(&t->model, &t->config, &t->ops, &limits, err));
+    int tokens = 0;
+    TRY(count_tokens(t, &tokens, err));
+    TRY(adamw_open(&t->adamw, &t->model, tokens + 1, err)); /* and [MASK] */
+    TRY(mem_new(&t->target, (size_t)(rows > DEV_BATCH ? rows : DEV_BATCH) * (size_t)t->config.num_labels,
+                sizeof(float), "targets", err));
+    TRY(mem_new(&t->weight, (size_t)(rows > DEV_BATCH ? rows : DEV_BATCH), sizeof(float), "row weights",
+                err));
+    TRY(mem_new(&t->ids, (size_t)limits.step_tokens, sizeof *t->ids, "a batch", err));
+    TRY(class_weights(t, err));
+    size_t count = 0;
+    double numbers = 0;
+    ParamView *list = params_list(&t->model.weights, &t->config, &count);
+    for (size_t i = 0; list && i < count; i++) numbers += (double)param_count(&list[i]);
+    mem_free(list);
+    progress_note(NULL,
+                  "model: %d layers of %d, vocabulary %d, %.1f M parameters; %.2f GB in memory; backend %s",
+                  t->config.num_hidden_layers, t->config.hidden_size, t->config.vocab_size, numbers / 1e6,
+                  (double)deberta_bytes(&t->config, &limits) / 1e9, t->ops.name);
+    return ERR_OK;
+}
+
+static ErrCode initial_weights(Trainer *t, Err *err) {
+    const TrainOptions *o = t->options;
+    if (t->scratch) {
+        weights_init(&t->model.weights, &t->config, (uint64_t)o->corpus.seed);
+        return ERR_OK;
+    }
+    WeightsReport report = {0};
+    const ErrCode rc =
+        weights_load(&t->model.weights, &t->config, o->model, (uint64_t)o->corpus.seed, &report, err);
+    if (rc == ERR_OK) {
+        progress_note(NULL, "weights: %s/%s, %zu tensors initialised, %zu ignored", o->model, report.source,
+                      report.initialised.count, report.ignored.count);
+        for (size_t i = 0; i < report.initialised.count; i++)
+            progress_note(NULL, "  initialised %s", report.initialised.items[i]);
+        for (size_t i = 0; i < report.ignored.count; i++)
+            progress_note(NULL, "  ignored %s", report.ignored.items[i]);
+    }
+    weights_report_free(&report);
+    return rc;
+}
+
+/* Steps of all epochs, or max_steps. */
+static ErrCode plan_steps(Trainer *t, Err *err) {
+    const TrainOptions *o = t->options;
+    t->state.total_steps = o->max_steps;
+    for (int64_t e = 0; o->max_steps == 0 && e < o->num_train_epochs; e++) {
+        uint64_t count;
+        TRY(batch_count(t->batcher, (uint64_t)e, &count, err));
+        t->state.total_steps += (int64_t)count;
+    }
+    t->warmup =
+        o->warmup_steps > 0 ? o->warmup_steps : (int64_t)ceil(o->warmup_ratio * (double)t->state.total_steps);
+    return ERR_OK;
+}
+
+/* metrics.jsonl continues at the byte where the saved step left it. */
+static ErrCode open_metrics(Trainer *t, int64_t bytes, Err *err) {
+    t->metrics = fopen(t->metrics_path, bytes ? "r+e" : "we");
+    if (!t->metrics) return err_set(err, ERR_IO, "%s: cannot open", t->metrics_path);
+    if (ftruncate(fileno(t->metrics), (off_t)bytes) != 0 || fseek(t->metrics, 0, SEEK_END) != 0)
+        return err_set(err, ERR_IO, "%s: cannot cut at byte %lld", t->metrics_path, (long long)bytes);
+    return events_open(&t->events, t->options->out, err);
+}
+
+static ErrCode begin_or_resume(Trainer *t, Err *err) {
+    const TrainOptions *o = t->options;
+    const char *digest = shard_info(t->shard)->content_digest;
+    CkptState saved = {0};
+    bool found = false;
+    if (o->resume) TRY(ckpt_load_state(&saved, &found, t->last_dir, err));
+    if (!found) {
+        TRY(initial_weights(t, err));
+        if (!t->scratch) TRY(ckpt_save_base(t->base_path, &t->adamw, err));
+        t->state.seed = o->corpus.seed;
+        (void)snprintf(t->state.data_digest, sizeof t->state.data_digest, "%s", digest);
+        t->state.best_metric = -INFINITY;
+        return open_metrics(t, 0, err);
+    }
+    if (strcmp(saved.data_digest, digest) != 0)
+        return err_set(err, ERR_ARGUMENT, "%s was trained on other data (content digest %.12s, now %.12s)",
+                       o->out, saved.data_digest, digest);
+    if (saved.total_steps != t->state.total_steps)
+        return err_set(err, ERR_ARGUMENT, "%s was planned for %lld steps, now there are %lld", o->out,
+                       (long long)saved.total_steps, (long long)t->state.total_steps);
+    if (t->scratch)
+        weights_init(&t->model.weights, &t->config, (uint64_t)o->corpus.seed);
+    else
+        TRY(ckpt_load_base(&t->adamw, t->base_path, err));
+    TRY(ckpt_load(&t->adamw, &saved, t->last_dir, err));
+    t->state = saved;
+    progress_note(NULL, "resumed at step %lld of %lld", (long long)saved.step, (long long)saved.total_steps);
+    TRY(batch_seek(t->batcher, saved.epoch, saved.batch, err));
+    return open_metrics(t, saved.metrics_bytes, err);
+}
+
+ErrCode trainer_open(Trainer *t, const TrainOptions *options, const FlagList *data, Err *err) {
+    *t = (Trainer){.options = options, .last_score = {NAN, NAN, 0}};
+    const TrainOptions *o = options;
+    ErrCode rc = file_mkdirs(o->out, err);
+    if (rc == ERR_OK) rc = run_path(&t->best_dir, t, "model-best", err);
+    if (rc == ERR_OK) rc = run_path(&t->last_dir, t, "model-last", err);
+    if (rc == ERR_OK) rc = run_path(&t->base_path, t, "base_embeddings.safetensors", err);
+    if (rc == ERR_OK) rc = run_path(&t->metrics_path, t, "metrics.jsonl", err);
+    if (rc == ERR_OK) rc = threads_open(&t->threads, (int)o->threads, err);
+    if (rc == ERR_OK) rc = open_config(t, err);
+    if (rc == ERR_OK) rc = open_data(t, data, err);
+    if (rc == ERR_OK) rc = open_model(t, err);
+    const BatchRule train = {SPLIT_TRAIN, (int)o->batch_size, false, false, (uint64_t)o->corpus.seed};
+    const BatchRule dev = {SPLIT_DEV, DEV_BATCH, true, false, 0};
+    if (rc == ERR_OK) rc = batch_open(&t->batcher, t->shard, &train, err);
+    if (rc == ERR_OK && shard_rows(t->shard, SPLIT_DEV)) rc = batch_open(&t->dev, t->shard, &dev, err);
+    if (rc == ERR_OK) rc = plan_steps(t, err);
+    if (rc == ERR_OK) rc = begin_or_resume(t, err);
+    if (rc == ERR_OK) {
+        t->card = (CkptCard){.base = t->scratch ? NULL : o->model,
+                             .max_tokens = shard_info(t->shard)->max_tokens,
+                             .plain = o->corpus.plain,
+                             .data_digest = t->state.data_digest,
+                             .train_rows = shard_rows(t->shard, SPLIT_TRAIN),
+                             .learning_rate = o->learning_rate,
+                             .batch_rows = (int)o->batch_size,
+                             .epochs = (int)o->num_train_epochs};
+    } else {
+        trainer_close(t);
+    }
+    return rc;
+}
+
+void trainer_close(Trainer *t) {
+    batch_close(t->batcher);
+    batch_close(t->dev);
+    adamw_close(&t->adamw);
+    deberta_close(&t->model);
+    if (t->ops.close) ops_close(&t->ops);
+    config_free(&t->config);
+    shard_close(t->shard);
+    tokenizer_close(t->tokenizer);
+    threads_close(t->threads);
+    events_close(&t->events);
+    if (t->metrics) (void)fclose(t->metrics);
+    mem_free(t->ids);
+    mem_free(t->target);
+    mem_free(t->weight);
+    mem_free(t->class_weight);
+    mem_free(t->best_dir);
+    mem_free(t->last_dir);
+    mem_free(t->base_path);
+    mem_free(t->metrics_path);
+    *t = (Trainer){0};
+}
+
+/* ---- one step ---- */
+
+/* Targets and weights of a batch; returns the sum of the weights. */
+static double fill_targets(Trainer *t, const Batch *batch, double smoothing) {
+    const int K = t->config.num_labels;
+    double sum = 0;
+    for (int s = 0; s < batch->packed.S; s++) {
+        for (int k = 0; k < K; k++) t->target[s * K + k] = (float)(smoothing / K);
+        t->target[s * K + batch->label[s]] += (float)(1 - smoothing);
+        t->weight[s] = t->class_weight[batch->label[s]];
+        sum += (double)t->weight[s];
+    }
+    return sum;
+}
+
+/* Names up to five rows of the batch, so that the user can look at them. */
+static ErrCode blame(const Trainer *t, const Batch *batch, ErrCode rc, const char *what, double value,
+                     Err *err) {
+    const ShardInfo *info = shard_info(t->shard);
+    Buf rows = {0};
+    for (int s = 0; s < batch->packed.S && s < 5; s++)
+        buf_printf(&rows, "%s%s:%u", s ? ", " : "", info->files[batch->rows[s].file], batch->rows[s].line);
+    if (batch->packed.S > 5) buf_printf(&rows, " and %d more", batch->packed.S - 5);
+    rc = err_set(err, rc,
+                 "step %lld: %s is %g; no weight was changed. Rows of the batch: %s. A lower learning rate "
+                 "or more warm-up is the usual cure",
+                 (long long)t->state.step + 1, what, value, rows.data ? rows.data : "?");
+    buf_free(&rows);
+    return rc;
+}
+
+/* The batch with tokens replaced, each by a decision of its own; [CLS] and [SEP] stay. */
+static void drop_tokens(Trainer *t, Batch *batch) {
+    const double share = t->options->token_dropout;
+    if (!(share > 0)) return;
+    const uint64_t key = rng_key((uint64_t)t->options->corpus.seed, "token dropout", (uint64_t)t->state.step);
+    const int32_t mask = tokenizer_specials(t->tokenizer).mask;
+    memcpy(t->ids, batch->packed.ids, (size_t)batch->packed.N * sizeof *t->ids);
+    for (int s = 0; s < batch->packed.S; s++)
+        for (int n = batch->packed.start[s] + 1; n < batch->packed.start[s + 1] - 1; n++)
+            if (rng_uniform(key, (uint64_t)n) < share) t->ids[n] = mask;
+    batch->packed.ids = t->ids;
+}
+
+ErrCode trainer_step(Trainer *t, double *loss, double *norm, bool *end, Err *err) {
+    const TrainOptions *o = t->options;
+    Deberta *d = &t->model;
+    Batch batch;
+    TRY(batch_next(t->batcher, &batch, err));
+    *end = batch.packed.S == 0;
+    if (*end) return ERR_OK;
+    drop_tokens(t, &batch);
+    const double total = fill_targets(t, &batch, o->label_smoothing_factor);
+    double sum = 0;
+    deberta_begin(d, batch.packed.longest, true,
+                  rng_key((uint64_t)o->corpus.seed, "dropout", (uint64_t)t->state.step));
+    for (int from = 0, next; from < batch.packed.S; from = next) {
+        Packed micro;
+        batch_micro(t->batcher, &batch, from, d->limits.micro_tokens, &micro, &next);
+        deberta_forward(d, &micro);
+        sum += deberta_loss(d, t->target + (size_t)from * (size_t)t->config.num_labels, t->weight + from,
+                            (float)(1 / total));
+        deberta_backward(d);
+    }
+    deberta_end(d);
+    *loss = sum / total;
+    if (!isfinite(*loss)) return blame(t, &batch, ERR_NUMERIC, "the loss", *loss, err);
+    const AdamwRule rule = {
+        .learning_rate = o->learning_rate * schedule_factor(schedule_find(o->lr_scheduler_type),
+                                                            t->state.step, t->warmup, t->state.total_steps),
+        .beta1 = o->adam_beta1,
+        .beta2 = o->adam_beta2,
+        .epsilon = o->adam_epsilon,
+        .weight_decay = o->weight_decay,
+        .max_grad_norm = o->max_grad_norm,
+        .layer_rate_decay = o->layer_rate_decay};
+    const ErrCode rc = adamw_step(&t->adamw, &rule, norm, err);
+    if (rc == ERR_NUMERIC) return blame(t, &batch, rc, "the gradient's norm", *norm, err);
+    if (rc != ERR_OK) return rc;
+    t->state.step++;
+    t->state.batch++;
+    t->rows_seen += (uint64_t)batch.packed.S;
+    t->tokens_seen += (uint64_t)batch.packed.N;
+    return ERR_OK;
+}
+
+/* ---- evaluation ---- */
+
+static ErrCode evaluate(Trainer *t, TrainerScore *out, Err *err) {
+    Deberta *d = &t->model;
+    const int K = t->config.num_labels;
+    const uint64_t most = t->options->eval_rows ? (uint64_t)t->options->eval_rows : UINT64_MAX;
+    double loss = 0;
+    uint64_t right = 0;
+    *out = (TrainerScore){0};
+    TRY(batch_seek(t->dev, 0, 0, err));
+    deberta_begin(d, shard_longest(t->shard), false, 0);
+    while (out->rows < most) {
+        Batch batch;
+        TRY(batch_next(t->dev, &batch, err));
+        if (batch.packed.S == 0) break;
+        for (int s = 0; s < batch.packed.S; s++) t->weight[s] = 1;
+        memset(t->target, 0, (size_t)batch.packed.S * (size_t)K * sizeof *t->target);
+        for (int s = 0; s < batch.packed.S; s++) t->target[s * K + batch.label[s]] = 1;
+        for (int from = 0, next; from < batch.packed.S; from = next) {
+            Packed micro;
+            batch_micro(t->dev, &batch, from, d->limits.micro_tokens, &micro, &next);
+            deberta_forward(d, &micro);
+            loss += deberta_loss(d, t->target + (size_t)from * (size_t)K, NULL, 1);
+            for (int s = 0; s < micro.S; s++) {
+                const float *z = d->logits + (size_t)s * (size_t)K;
+                int best = 0;
+                for (int k = 1; k < K; k++) best = z[k] > z[best] ? k : best;
+                right += best == batch.label[from + s];
+            }
+        }
+        out->rows += (uint64_t)batch.packed.S;
+    }
+    TRY(t->ops.sync(&t->ops, err));
+    out->loss = loss / (double)out->rows;
+    out->accuracy = (double)right / (double)out->rows;
+    return ERR_OK;
+}
+
+/* ---- reports and saves ---- */
+
+static ErrCode flush_metrics(Trainer *t, Err *err) {
+    if (fflush(t->metrics) != 0) return err_set(err, ERR_IO, "%s: cannot write", t->metrics_path);
+    t->state.metrics_bytes = (int64_t)ftell(t->metrics);
+    events_flush(&t->events);
+    return ERR_OK;
+}
+
+static void report_step(Trainer *t, double loss, double norm, double rate) {
+    const int64_t step = t->state.step;
+    (void)fprintf(
+        t->metrics,
+        "{\"step\": %lld, \"epoch\": %llu, \"loss\": %.9g, \"grad_norm\": %.9g, \"learning_rate\": %.9g}\n",
+        (long long)step, (unsigned long long)t->state.epoch, loss, norm, rate);
+    events_add(&t->events, step, "train/loss", loss);
+    events_add(&t->events, step, "train/grad_norm", norm);
+    events_add(&t->events, step, "train/learning_rate", rate);
+}
+
+static ErrCode save_last(Trainer *t, Err *err) {
+    TRY(flush_metrics(t, err));
+    t->state.decay = t->adamw.decay;
+    t->card.step = t->state.step;
+    t->card.dev_accuracy = t->last_score.accuracy;
+    t->card.dev_loss = t->last_score.loss;
+    return ckpt_save(t->last_dir, &t->adamw, t->tokenizer, &t->card, &t->state, err);
+}
+
+static ErrCode evaluate_and_keep(Trainer *t, Err *err) {
+    TrainerScore score;
+    TRY(evaluate(t, &score, err));
+    t->last_score = score;
+    const double metric =
+        strcmp(t->options->metric_for_best_model, "loss") == 0 ? -score.loss : score.accuracy;
+    (void)fprintf(t->metrics,
+                  "{\"step\": %lld, \"dev_loss\": %.9g, \"dev_accuracy\": %.9g, \"dev_rows\": %llu}\n",
+                  (long long)t->state.step, score.loss, score.accuracy, (unsigned long long)score.rows);
+    events_add(&t->events, t->state.step, "dev/loss", score.loss);
+    events_add(&t->events, t->state.step, "dev/accuracy", score.accuracy);
+    const bool better = t->state.best_step == 0 || metric > t->state.best_metric ||
+                        (metric == t->state.best_metric && score.loss < t->state.best_loss);
+    progress_note(&t->progress, "step %lld: dev accuracy %.4f, dev loss %.4f%s", (long long)t->state.step,
+                  score.accuracy, score.loss, better ? " (best so far)" : "");
+    if (!better) {
+        t->state.bad_evaluations++;
+        return ERR_OK;
+    }
+    t->state.best_metric = metric;
+    t->state.best_loss = score.loss;
+    t->state.best_step = t->state.step;
+    t->state.bad_evaluations = 0;
+    t->card.step = t->state.step;
+    t->card.dev_accuracy = score.accuracy;
+    t->card.dev_loss = score.loss;
+    return ckpt_save_model(t->best_dir, &t->adamw, t->tokenizer, &t->card, err);
+}
+
+/* ---- the loop ---- */
+
+static int64_t every(int64_t given, int64_t total, int64_t parts) {
+    if (given > 0) return given;
+    return total / parts > 0 ? total / parts : 1;
+}
+
+static void show(Trainer *t, double loss, double rate) {
+    if (!progress_due(&t->progress)) return;
+    const double seconds = t->busy_seconds > 0 ? t->busy_seconds : 1e-9;
+    char dev[32] = "";
+    if (isfinite(t->last_score.accuracy))
+        (void)snprintf(dev, sizeof dev, " dev %.4f", t->last_score.accuracy);
+    progress_update(&t->progress, (uint64_t)t->state.step,
+                    "step %lld/%lld loss %.4f lr %.2e %.1f rows/s %.0f tok/s%s", (long long)t->state.step,
+                    (long long)t->state.total_steps, loss, rate, (double)t->rows_seen / seconds,
+                    (double)t->tokens_seen / seconds, dev);
+}
+
+static ErrCode interrupted(Trainer *t, Err *err) {
+    TRY(save_last(t, err));
+    return err_set(err, ERR_INTERRUPTED,
+                   "interrupted after step %lld of %lld, saved in %s; continue with --resume",
+                   (long long)t->state.step, (long long)t->state.total_steps, t->last_dir);
+}
+
+/* What follows a step: reports, evaluation, saves. *stop when early stopping says so. */
+static ErrCode after_step(Trainer *t, double loss, double norm, bool *stop, Err *err) {
+    const TrainOptions *o = t->options;
+    const int64_t step = t->state.step, total = t->state.total_steps;
+    const double rate = t->adamw.step
+                            ? o->learning_rate * schedule_factor(schedule_find(o->lr_scheduler_type),
+                                                                 step - 1, t->warmup, total)
+                            : 0;
+    const bool last = step == total;
+    if (step % o->logging_steps == 0 || last) report_step(t, loss, norm, rate);
+    show(t, loss, rate);
+    const bool evaluating = t->dev && (step % every(o->eval_steps, total, 10) == 0 || last);
+    if (evaluating) {
+        TRY(evaluate_and_keep(t, err));
+        *stop = o->early_stopping_patience > 0 && t->state.bad_evaluations >= o->early_stopping_patience;
+    }
+    if (o->save_steps > 0 ? step % o->save_steps == 0 : evaluating) TRY(save_last(t, err));
+    return ERR_OK;
+}
+
+ErrCode trainer_run(Trainer *t, Err *err) {
+    ErrCode rc = ERR_OK;
+    bool stop = t->options->early_stopping_patience > 0 &&
+                t->state.bad_evaluations >= t->options->early_stopping_patience;
+    double loss = 0, norm = 0;
+    t->started = progress_clock();
+    progress_begin(&t->progress, "train", (uint64_t)t->state.total_steps, (uint64_t)t->state.step);
+    while (rc == ERR_OK && !stop && t->state.step < t->state.total_steps) {
+        bool end = false;
+        const double from = progress_clock();
+        rc = trainer_step(t, &loss, &norm, &end, err);
+        t->busy_seconds += progress_clock() - from;
+        if (rc == ERR_NUMERIC) { /* the state is that of the last good step: keep it */
+            Err kept = err ? *err : (Err){0};
+            if (save_last(t, err) == ERR_OK && err) *err = kept;
+            break;
+        }
+        if (rc == ERR_OK && end) {
+            t->state.epoch++;
+            t->state.batch = 0;
+            rc = batch_seek(t->batcher, t->state.epoch, 0, err);
+        } else if (rc == ERR_OK) {
+            rc = after_step(t, loss, norm, &stop, err);
+        }
+        if (rc == ERR_OK && stop_requested() && t->state.step < t->state.total_steps)
+            rc = interrupted(t, err);
+    }
+    progress_end(&t->progress);
+    if (rc == ERR_OK) rc = save_last(t, err);
+    if (rc == ERR_OK && !t->dev) {
+        t->card.step = t->state.step;
+        rc = ckpt_save_model(t->best_dir, &t->adamw, t->tokenizer, &t->card, err);
+    }
+    return rc;
+}
