@@ -1,0 +1,69 @@
+/* eval/rows.h - labelled prompts in memory, from JSONL files or from a split of a shard: what is evaluated,
+ * and what the n-gram baseline learns from. Memory: the texts and 48 bytes a row. A Rows of zeros is empty
+ * and valid to free. */
+#ifndef EVAL_ROWS_H
+#define EVAL_ROWS_H
+
+#include <cjson/cJSON.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "core/buf.h"
+#include "core/err.h"
+#include "core/flags.h"
+#include "data/record.h"
+#include "data/shard.h"
+
+/* Sources counted apart; rows of any further ones share the last, named "(further sources)". */
+#define ROWS_SOURCES_MAX 256
+
+typedef struct {
+    const char *text; /* any bytes; invalid UTF-8 counts as U+FFFD */
+    size_t n;
+} RowText;
+
+typedef struct {
+    size_t text_at, text_len; /* in Rows.bytes */
+    size_t id_at;             /* likewise, NUL-terminated: the row's id, or "file:line" */
+    int label;                /* index into the labels given */
+    int source;               /* index into sources, -1: none named */
+} Row;
+
+typedef struct {
+    Row *items;
+    size_t count, cap;
+    Buf bytes;
+    FlagList sources;
+    uint64_t filtered,
+        skipped; /* rows outside the split or the filters; rows with a label that is not known */
+} Rows;
+
+typedef struct {
+    RecordRule record;
+    const char *map_field;  /* not NULL: the label is label_map[value of this member] */
+    const cJSON *label_map; /* an object of strings */
+    FlagList filters;   /* "key=value": only rows whose member `key` (a string, number or boolean) is value */
+    Split split;        /* only rows of this split; SPLIT_COUNT: all */
+    bool split_default; /* a row that names no split belongs to `split` */
+    bool skip_unknown;  /* count rows whose label is not among the labels, instead of stopping */
+} RowsRule;
+
+/* Adds the rows of a JSONL file (plain, gzip, zstd, or "-"). Errors name file:line. */
+ErrCode rows_read(Rows *rows, const char *path, const RowsRule *rule, const char *const *labels, int K,
+                  Err *err) ERR_CHECKED;
+
+/* Adds the rows of a shard's split; its labels are found among `labels` by name. */
+ErrCode rows_read_shard(Rows *rows, Shard *shard, Split split, bool skip_unknown, const char *const *labels,
+                        int K, Err *err) ERR_CHECKED;
+
+/* Views of all texts, and all labels: freed with mem_free, valid until more rows are added. */
+ErrCode rows_views(RowText **texts, int **labels, const Rows *rows, Err *err) ERR_CHECKED;
+
+const char *rows_id(const Rows *rows, size_t i);
+void rows_free(Rows *rows);
+
+/* Reads a --label-map: a JSON object whose values are strings. Free with cJSON_Delete. */
+ErrCode rows_label_map(cJSON **out, const char *path, Err *err) ERR_CHECKED;
+
+#endif

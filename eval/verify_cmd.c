@@ -1,0 +1,277 @@
+#include "eval/verify_cmd.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "core/file.h"
+#include "core/mem.h"
+#include "core/progress.h"
+#include "core/threads.h"
+#include "data/shard.h"
+#include "eval/metrics.h"
+#include "eval/predict.h"
+#include "eval/report.h"
+#include "eval/rows.h"
+#include "export/check.h"
+
+typedef struct {
+    FlagList data, filter;
+    char *against, *split, *text_field, *label_field, *map_field, *label_map, *out, *backend;
+    bool skip_unknown, json, quiet;
+    double max_drop, max_class_drop;
+    int64_t threads, batch;
+} Options;
+
+typedef struct {
+    const Options *options;
+    Threads *threads;
+    Predictor *first, *second;
+    cJSON *map;
+    Buf set;
+    Rows rows;
+    RowText *texts;
+    int *labels, *column;  /* column (K): class of the first model as class of the second */
+    double *p, *q, *mixed; /* (n, K): first; second in the first's order; second as it answers */
+    ReportDrop report;
+} Verify;
+
+static void close_all(Verify *v) {
+    report_drop_free(&v->report);
+    mem_free(v->texts);
+    mem_free(v->labels);
+    mem_free(v->column);
+    mem_free(v->p);
+    mem_free(v->q);
+    mem_free(v->mixed);
+    rows_free(&v->rows);
+    buf_free(&v->set);
+    cJSON_Delete(v->map);
+    predict_close(v->first);
+    predict_close(v->second);
+    threads_close(v->threads);
+}
+
+static ErrCode write_text(FILE *out, const Buf *text, Err *err) {
+    TRY(buf_ok(text, err));
+    errno = 0;
+    if (text->len == 0 || fwrite(text->data, 1, text->len, out) == text->len) return ERR_OK;
+    return err_set(err, ERR_IO, "writing the report failed (error %d)", errno);
+}
+
+/* Both models must have the same labels; the order may differ. */
+static ErrCode match_labels(Verify *v, const char *first, const char *second, Err *err) {
+    const int K = predict_classes(v->first);
+    const char *const *a = predict_labels(v->first), *const *b = predict_labels(v->second);
+    if (predict_classes(v->second) != K)
+        return err_set(err, ERR_ARGUMENT, "%s has %d labels, but %s has %d", first, K, second,
+                       predict_classes(v->second));
+    TRY(mem_new(&v->column, (size_t)K, sizeof *v->column, "the labels", err));
+    for (int i = 0; i < K; i++) {
+        v->column[i] = -1;
+        for (int j = 0; j < K; j++)
+            if (strcmp(a[i], b[j]) == 0) v->column[i] = j;
+        if (v->column[i] < 0)
+            return err_set(err, ERR_ARGUMENT, "%s has the label '%.80s', which %s does not have", first, a[i],
+                           second);
+    }
+    return ERR_OK;
+}
+
+static ErrCode read_rows(Verify *v, Err *err) {
+    const Options *o = v->options;
+    const char *const *labels = predict_labels(v->first);
+    const int K = predict_classes(v->first);
+    Split split = o->split ? split_find(o->split) : o->data.count ? SPLIT_COUNT : SPLIT_TEST;
+    if (o->split && split == SPLIT_COUNT)
+        return err_set(err, ERR_ARGUMENT, "split: found '%s', expected train, dev, calibration or test",
+                       o->split);
+    if (!o->map_field != !o->label_map)
+        return err_set(err, ERR_ARGUMENT, "--label-map and --map-field belong together: give both");
+    if (o->label_map) TRY(rows_label_map(&v->map, o->label_map, err));
+    const RowsRule rule = {.record = {.text_field = o->text_field, .label_field = o->label_field},
+                           .map_field = o->map_field,
+                           .label_map = v->map,
+                           .filters = o->filter,
+                           .split = split,
+                           .skip_unknown = o->skip_unknown};
+    for (size_t i = 0; i < o->data.count; i++) {
+        TRY(rows_read(&v->rows, o->data.items[i], &rule, labels, K, err));
+        buf_printf(&v->set, "%s%s", i ? ", " : "", o->data.items[i]);
+    }
+    const char *path = predict_shard(v->second);
+    if (o->data.count == 0) {
+        if (!path)
+            return err_set(err, ERR_ARGUMENT,
+                           "%s: no run folder with a data.shard: give the rows with --data FILE", o->against);
+        Shard *shard;
+        TRY(shard_open(&shard, path, err));
+        const ErrCode rc = rows_read_shard(&v->rows, shard, split, o->skip_unknown, labels, K, err);
+        shard_close(shard);
+        TRY(rc);
+        buf_printf(&v->set, "%s (%s)", path, split_name(split));
+    }
+    TRY(buf_ok(&v->set, err));
+    if (v->rows.count == 0) return err_set(err, ERR_ARGUMENT, "%s: no rows to compare on", v->set.data);
+    return rows_views(&v->texts, &v->labels, &v->rows, err);
+}
+
+static ErrCode compare(Verify *v, const char *model, Err *err) {
+    const Options *o = v->options;
+    const PredictRule rule = {.backend = o->backend, .batch_rows = (int)o->batch};
+    TRY(predict_open(&v->first, model, &rule, v->threads, err));
+    TRY(predict_open(&v->second, o->against, &rule, v->threads, err));
+    TRY(match_labels(v, model, o->against, err));
+    TRY(read_rows(v, err));
+    const size_t n = v->rows.count, K = (size_t)predict_classes(v->first);
+    TRY(mem_new(&v->p, n * K, sizeof *v->p, "probabilities", err));
+    TRY(mem_new(&v->q, n * K, sizeof *v->q, "probabilities", err));
+    TRY(mem_new(&v->mixed, n * K, sizeof *v->mixed, "probabilities", err));
+    TRY(predict_all(v->first, v->p, NULL, v->texts, n, "verify", err));
+    TRY(predict_all(v->second, v->mixed, NULL, v->texts, n, "verify against", err));
+    for (size_t i = 0; i < n; i++)
+        for (size_t k = 0; k < K; k++) v->q[i * K + k] = v->mixed[i * K + (size_t)v->column[k]];
+    ReportDrop *r = &v->report;
+    TRY(metrics_compute(&r->first, v->p, v->labels, n, (int)K, 0, 0, v->threads, err));
+    TRY(metrics_compute(&r->second, v->q, v->labels, n, (int)K, 0, 0, v->threads, err));
+    TRY(metrics_compare(&r->drop, v->q, &r->second, v->p, &r->first, err));
+    r->set = v->set.data;
+    r->model = model;
+    r->against = o->against;
+    r->labels = predict_labels(v->first);
+    r->max_drop = o->max_drop;
+    r->max_class_drop = o->max_class_drop;
+    r->passed = r->drop.macro_f1_drop <= o->max_drop && r->drop.worst_drop <= o->max_class_drop;
+    return ERR_OK;
+}
+
+static ErrCode judge(const Verify *v, Err *err) {
+    const ReportDrop *r = &v->report;
+    if (r->drop.macro_f1_drop > r->max_drop)
+        return err_set(err, ERR_GATE, "%s: macro F1 is %.5f below that of %s, allowed are %.5f (max_drop)",
+                       r->model, r->drop.macro_f1_drop, r->against, r->max_drop);
+    if (r->drop.worst_drop > r->max_class_drop)
+        return err_set(err, ERR_GATE,
+                       "%s: F1 of class '%.80s' is %.5f below that of %s, allowed are %.5f (max_class_drop)",
+                       r->model, r->labels[r->drop.worst_class], r->drop.worst_drop, r->against,
+                       r->max_class_drop);
+    return ERR_OK;
+}
+
+static void put_check(Buf *json, Buf *table, const char *model, const CheckReport *c) {
+    buf_printf(json,
+               "{\"vectors\": %zu, \"exact\": %zu, \"worst\": %.6g, \"tolerance\": %.6g, "
+               "\"float_worst\": %.6g, \"float_mean\": %.6g, \"float_agree\": %zu}",
+               c->golden, c->exact, c->worst, c->tolerance, c->float_worst, c->float_mean, c->float_agree);
+    buf_printf(table, "%s: digests right; %zu golden vectors, %zu of them bit for bit", model, c->golden,
+               c->exact);
+    if (c->exact < c->golden)
+        buf_printf(table, " (worst difference %.2g of %.2g allowed)", c->worst, c->tolerance);
+    if (c->golden)
+        buf_printf(
+            table,
+            "\n  against the float model, as stated at export: %zu of %zu labels equal, logits differ by "
+            "%.4f (worst %.4f)",
+            c->float_agree, c->golden, c->float_mean, c->float_worst);
+    buf_puts(table, "\n");
+}
+
+static ErrCode report_all(Verify *v, const char *model, const CheckReport *check, FILE *out, Err *err) {
+    Buf json = {0}, table = {0};
+    buf_puts(&json, "{\n\"golden\": ");
+    if (check)
+        put_check(&json, &table, model, check);
+    else
+        buf_puts(&json, "null");
+    buf_puts(&json, ",\n\"comparison\": ");
+    if (v->options->against) {
+        report_drop_json(&json, &v->report);
+        if (check) buf_puts(&table, "\n");
+        report_drop_table(&table, &v->report);
+    } else {
+        buf_puts(&json, "null\n");
+    }
+    buf_puts(&json, "}\n");
+    ErrCode rc = buf_ok(&json, err);
+    if (rc == ERR_OK && v->options->out) rc = file_save(v->options->out, json.data, json.len, err);
+    if (rc == ERR_OK) rc = write_text(out, v->options->json ? &json : &table, err);
+    buf_free(&json);
+    buf_free(&table);
+    return rc;
+}
+
+static ErrCode run(const void *options, const FlagList *arguments, FILE *out, Err *err) {
+    Verify v = {.options = options};
+    progress_quiet(v.options->quiet);
+    const char *model = arguments->items[0];
+    const bool folder = file_is_dir(model);
+    CheckReport check = {0};
+    ErrCode rc = ERR_OK;
+    if (folder && !v.options->against)
+        rc = err_set(err, ERR_ARGUMENT, "%s: a folder has no digests: give an exported file, or --against",
+                     model);
+    if (!v.options->against &&
+        (v.options->data.count || v.options->max_drop < 1 || v.options->max_class_drop < 1))
+        rc = err_set(err, ERR_ARGUMENT, "--data, --max-drop and --max-class-drop need --against MODEL");
+    if (rc == ERR_OK && !folder) rc = check_blob(&check, model, err);
+    if (rc == ERR_OK && v.options->against) {
+        rc = threads_open(&v.threads, (int)v.options->threads, err);
+        if (rc == ERR_OK) rc = compare(&v, model, err);
+    }
+    if (rc == ERR_OK) rc = report_all(&v, model, folder ? NULL : &check, out, err);
+    if (rc == ERR_OK && v.options->against) rc = judge(&v, err);
+    close_all(&v);
+    return rc;
+}
+
+#define AT(field) offsetof(Options, field)
+
+static const Flag FLAGS[] = {
+    {"against", NULL, FLAG_STRING, AT(against), NULL, 0, 0, "MODEL",
+     "#Comparison\nAlso compare the answers with those of this model (run folder, folder or exported file)."},
+    {"data", NULL, FLAG_LIST, AT(data), NULL, 0, 0, "FILE",
+     "JSONL with labelled rows to compare on; default: the test split of the run folder given to --against."},
+    {"max_drop", NULL, FLAG_FLOAT, AT(max_drop), "1", -1, 1, NULL,
+     "Gate: exit status 3 where macro F1 is more than this below the other model's (0.005: half a point)."},
+    {"max_class_drop", NULL, FLAG_FLOAT, AT(max_class_drop), "1", -1, 1, NULL,
+     "Gate: the same for the F1 of the class that loses most."},
+    {"split", NULL, FLAG_STRING, AT(split), NULL, 0, 0, "NAME",
+     "Split to compare on: test in a run folder's shard; with --data all rows, unless a split is named."},
+    {"filter", NULL, FLAG_LIST, AT(filter), NULL, 0, 0, "KEY=VALUE",
+     "Only rows of --data whose JSON member KEY is VALUE."},
+    {"text_field", NULL, FLAG_STRING, AT(text_field), NULL, 0, 0, "NAME", "Member with the text."},
+    {"label_field", NULL, FLAG_STRING, AT(label_field), NULL, 0, 0, "NAME", "Member with the label."},
+    {"map_field", NULL, FLAG_STRING, AT(map_field), NULL, 0, 0, "NAME",
+     "Take the label from the label map, by the value of this member."},
+    {"label_map", NULL, FLAG_STRING, AT(label_map), NULL, 0, 0, "FILE",
+     "JSON object from values of --map-field to labels."},
+    {"skip_unknown", NULL, FLAG_BOOL, AT(skip_unknown), NULL, 0, 0, NULL,
+     "Leave out rows whose label the models do not know, instead of stopping."},
+    {"out", NULL, FLAG_STRING, AT(out), NULL, 0, 0, "FILE",
+     "#Output\nWrite the report as JSON to this file."},
+    {"json", NULL, FLAG_BOOL, AT(json), NULL, 0, 0, NULL, "Print JSON instead of the table."},
+    {"backend", NULL, FLAG_STRING, AT(backend), NULL, 0, 0, "NAME", "Backend for a folder; default: blas."},
+    {"batch", "batch_size", FLAG_INT, AT(batch), "256", 1, 65536, NULL, "Rows handed to a model at once."},
+    {"threads", NULL, FLAG_INT, AT(threads), "0", 0, 1024, NULL, "Threads; 0: one per CPU."},
+    {"quiet", NULL, FLAG_BOOL, AT(quiet), NULL, 0, 0, NULL, "No progress."},
+};
+
+const Command verify_cmd = {
+    .name = "verify",
+    .summary = "check an exported file, alone or against a checkpoint",
+    .usage = "verify FILE [--against MODEL [--data FILE] [--max-drop X]]",
+    .details =
+        "Checks all digests of an exported file and computes its golden vectors again. With --against, both\n"
+        "models also answer labelled rows: reported are how often they agree, the drop of macro F1 and of "
+        "each\n"
+        "class's F1, and the exit status is 3 where a drop is larger than allowed.\n\n"
+        "Examples:\n"
+        "  router verify router.safetensors\n"
+        "  router verify router.safetensors --against runs/first --max-drop 0.005\n",
+    .flags = FLAGS,
+    .flag_count = sizeof FLAGS / sizeof FLAGS[0],
+    .options_bytes = sizeof(Options),
+    .positional_min = 1,
+    .positional_max = 1,
+    .takes_config = true,
+    .run = run,
+};

@@ -1,0 +1,180 @@
+/* export/blob.h - the blob: one file that holds a quantised router, its tokenizer and all that a runtime
+ * needs to know. This comment is the specification; tests/peer/blob_peer.c is a reader written from it.
+ *
+ * CONTAINER. A blob is a safetensors file (u64 little-endian header length n, n bytes of JSON, data). Any
+ * safetensors library opens it. On top of that:
+ *   - n <= 64 MB, the file <= 16 GB; 8 + n is a multiple of 64, the JSON being padded with spaces.
+ *   - The file's bytes from 8 on begin with  {"__metadata__":{"router.header_sha256":"  followed by 64
+ *     lower-case hexadecimal digits: the SHA-256 of the first 8 + n bytes of the file in which these 64
+ *     characters are replaced by '0'. (So it covers every byte of the header, white space included.)
+ *   - The tensors lie in the order listed below and no others exist, except that a tensor whose size is no
+ *     multiple of 64 bytes is followed by one named "router.pad.I", I being the number of the tensor that it
+ *     follows (0, 1, ... in the list), of type U8 and 1 to 63 bytes, all zero. So every listed tensor begins
+ *     at a multiple of 64, and every byte of the file is covered.
+ *   - For each listed tensor, metadata "router.sha256.NAME" is the SHA-256 of its bytes, in 64 lower-case
+ *     hexadecimal digits.
+ *   - All numbers are little-endian, all matrices row-major [output, input].
+ * For shipping the whole file may be one zstd frame that states its content size (at most 64 times the packed
+ * size, or 16 MB), with nothing behind it; readers recognise it by its first bytes 28 B5 2F FD.
+ *
+ * METADATA. Strings; counts are decimal without sign or leading zero; floats are C99 hexadecimal
+ * ("0x1.8p-1"). router.format                 "1.0": MAJOR.MINOR. A reader refuses another major number, and
+ * ignores metadata keys that it does not know. Anything that changes what is computed either raises the major
+ * number or adds a word to router.required               words, separated by one space, that a reader must
+ * know or refuse the file: "int8-rows f16-positions" router.architecture           "deberta-v3"
+ *   router.byte_order             "little"
+ *   router.vocab_size V, .hidden_size H, .num_hidden_layers, .num_attention_heads A, .intermediate_size F,
+ *   .position_buckets B, .max_relative_positions P        1 <= V <= 4194304, H <= 8192, layers <= 256,
+ *                                 A divides H, F <= 65536, 2 <= B <= 65536, P <= 65536
+ *   router.layer_norm_eps         float > 0, inside the root
+ *   router.activation             "gelu-erf"
+ *   router.attention              "c2c c2p p2c shared-key"
+ *   router.pooler                 "first-token dense gelu"
+ *   router.num_labels K (1 .. 4096), router.label.0 .. router.label.K-1     names, 1 to 256 bytes, no control
+ *                                 characters, all different; the number is the row of the head
+ *   router.max_tokens             most tokens of an input, 2 .. 8192, [CLS] and [SEP] included
+ *   router.truncation             "head": [CLS], the first max_tokens - 2 ids of the text, [SEP]
+ *   router.plain_text             "true": the strings [CLS] ... in a text are text; "false": they are tokens
+ *   router.tokenizer              "sentencepiece": tensor tokenizer.spm is a spm.model
+ *   router.special.pad .cls .sep .unk .mask               ids, as the tokenizer has them, all below V (.mask
+ * may be above where router.plain_text is "true": it then never occurs) router.temperature            float >
+ * 0; probabilities = softmax(logits / temperature) router.weights                "int8 symmetric per output
+ * row" router.activations            "int8 symmetric per token, dynamic" router.golden.count           number
+ * of golden vectors; for each I below it router.golden.I.text          the input; .ids  its ids, decimal,
+ * separated by one space; .logits  K floats of the int8 model, .float_logits  of the float model, for
+ * comparison router.golden.tolerance float: allowed |difference| from .logits of another implementation,
+ * times max(1, largest |logit|) and for people: router.tool, router.license (SPDX), router.description,
+ * router.date, router.source.* (digests of what it was made from), router.train_config and router.metrics
+ * (JSON, as the training run wrote them, naming the sets that the metrics belong to).
+ *
+ * TENSORS, in this order.  L(name, O, I) stands for three of them: name.weight I8 [O, I], name.weight_scale
+ * F32 [O] (finite, > 0), name.bias F32 [O].  N(name) for two: name.weight F32 [H], name.bias F32 [H].
+ *   deberta.embeddings.word_embeddings.weight I8 [V, H], .weight_scale F32 [V];
+ * N(deberta.embeddings.LayerNorm) for each layer, names behind "deberta.encoder.layer.I.":
+ *     L(attention.self.query_proj, H, H) L(attention.self.key_proj, H, H) L(attention.self.value_proj, H, H)
+ *     attention.self.position_key F16 [2B, H], attention.self.position_query F16 [2B, H]
+ *     L(attention.output.dense, H, H) N(attention.output.LayerNorm)
+ *     L(intermediate.dense, F, H) L(output.dense, H, F) N(output.LayerNorm)
+ *   pooler.dense.weight F32 [H, H], pooler.dense.bias F32 [H], classifier.weight F32 [K, H], classifier.bias
+ * F32 [K], tokenizer.spm U8 [any] A weight is int8 value * scale of its row. All floats are finite.
+ *
+ * COMPUTATION of the logits of ids[0 .. L-1], D = H / A:
+ *   x = LN(word[ids])                                    LN(x) = (x - mean) / sqrt(variance + eps) * weight +
+ * bias per layer: q, k, v = query_proj(x), key_proj(x), value_proj(x); per head, on columns a D .. a D + D -
+ * 1: score(i,j) = (q_i . k_j + q_i . position_key[r] + k_j . position_query[r]) / sqrt(3 D),  r = row(i - j)
+ *     context_i = sum_j softmax_j(score(i,j)) v_j
+ *     a = LN(output.dense(context) + x)                  x = LN(output.dense(gelu(intermediate.dense(a))) +
+ * a) logits = classifier(gelu(pooler.dense(x[0])))        gelu(x) = x (1 + erf(x / sqrt 2)) / 2 row(d) =
+ * min(max(bucket(d) + B, 0), 2B - 1);  bucket(d) = d where |d| <= B/2 or P - 1 <= B/2, else sign(d)
+ * (ceil(ln(|d| / (B/2)) / ln((P-1) / (B/2)) * (B/2 - 1)) + B/2),  B/2 an integer, float32 arithmetic
+ * position_key and position_query are key_proj and query_proj of the normalised relative embeddings,
+ * projected in float when the blob was made. A linear layer marked L takes its input in 8 bits, one scale per
+ * token: scale = max_i |x_i| / 127,  q_i = round half to even(x_i * (127 / max)),  all 0 where max < 1e-30
+ *   y_o = (sum_i q_i weight(o,i)) * (scale * weight_scale_o) + bias_o         the sum exactly, in 32 bits
+ * pooler.dense and classifier are computed in float. An implementation that adds floats in another order, or
+ * has another exp or erf, agrees within router.golden.tolerance: now and then an activation falls on the
+ * other side of a rounding border.
+ *
+ * READING. What blob_open returns has been checked against all of the above but the golden vectors, the
+ * tokenizer's inside, and numbers that overflow while computing. Sizes are checked before anything of their
+ * size is allocated; digests are checked unless `trust` says otherwise. A digest does not stop an attacker
+ * who recomputes it: for trust in the origin, sign the file. */
+#ifndef EXPORT_BLOB_H
+#define EXPORT_BLOB_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "core/threads.h"
+#include "model/safetensors.h"
+
+#define BLOB_FORMAT     "1.0"
+#define BLOB_HEADER_MAX ((uint64_t)64 << 20)
+#define BLOB_BYTES_MAX  ((uint64_t)16 << 30)
+#define BLOB_TOKENS_MAX 8192
+#define BLOB_LABEL_MAX  256
+#define BLOB_ALIGN      64
+
+/* The numbers of the metadata. */
+typedef struct {
+    int vocab_size, hidden_size, num_hidden_layers, num_attention_heads, intermediate_size;
+    int position_buckets, max_relative_positions, num_labels, max_tokens;
+    int pad, cls, sep, unk, mask;
+    bool plain_text;
+    float layer_norm_eps, temperature;
+} BlobConfig;
+
+/* ---- the list of tensors ---- */
+
+/* Numbers in the list: the first ones; BLOB_LAYER + layer * BLOB_PER_LAYER + BLOB_Q ...; blob_top() +
+ * BLOB_POOL_W
+ * ... A linear layer's three follow each other: weight, scale, bias. */
+enum { BLOB_WORD, BLOB_WORD_SCALE, BLOB_EMBED_NORM_W, BLOB_EMBED_NORM_B, BLOB_LAYER };
+enum {
+    BLOB_Q = 0,
+    BLOB_K = 3,
+    BLOB_V = 6,
+    BLOB_POSITION_KEY = 9,
+    BLOB_POSITION_QUERY,
+    BLOB_O = 11,
+    BLOB_ATTN_NORM_W = 14,
+    BLOB_ATTN_NORM_B,
+    BLOB_UP = 16,
+    BLOB_DOWN = 19,
+    BLOB_FFN_NORM_W = 22,
+    BLOB_FFN_NORM_B,
+    BLOB_PER_LAYER
+};
+enum { BLOB_POOL_W, BLOB_POOL_B, BLOB_HEAD_W, BLOB_HEAD_B, BLOB_SPM, BLOB_TOP };
+
+#define BLOB_NAME_MAX 96
+
+typedef struct {
+    char name[BLOB_NAME_MAX];
+    Dtype dtype;
+    int rank;
+    int64_t shape[2]; /* -1: any, >= 1 (tokenizer.spm) */
+} BlobSpec;
+
+size_t blob_top(const BlobConfig *config);   /* number of BLOB_POOL_W */
+size_t blob_count(const BlobConfig *config); /* of listed tensors */
+void blob_spec(BlobSpec *out, const BlobConfig *config, size_t i);
+
+/* ---- reading ---- */
+
+typedef struct {
+    BlobConfig config;
+    SafetensorsHeader header; /* metadata sorted by key */
+    char *bytes;              /* the whole file, unpacked */
+    size_t size, data_start;
+    bool packed;       /* was a zstd frame */
+    const void **data; /* blob_count() pointers into bytes, 64-byte aligned */
+    size_t spm_bytes;
+    const char **labels; /* num_labels */
+} Blob;
+
+/* From a file or from n bytes (which are copied). trust: digests are not checked. threads may be NULL.
+ * Errors: ERR_IO, ERR_MEMORY, ERR_FORMAT; they begin with `path`, or with "blob" for memory. */
+ErrCode blob_open(Blob *out, const char *path, bool trust, Threads *threads, Err *err) ERR_CHECKED;
+ErrCode blob_open_memory(Blob *out, const void *bytes, size_t n, bool trust, Threads *threads,
+                         Err *err) ERR_CHECKED;
+void blob_close(Blob *blob);
+
+/* Whether a file begins like a blob, packed or not; false too when it cannot be read. */
+bool blob_is(const char *path);
+
+/* Value of a metadata key, or NULL. */
+const char *blob_metadata(const Blob *blob, const char *key);
+
+/* ---- writing ---- */
+
+/* data: blob_count(config) pointers in the order of the list. metadata: what goes behind that which follows
+ * from the other arguments and the digests. out is the whole file; equal arguments give equal bytes. */
+ErrCode blob_write(Buf *out, const BlobConfig *config, const char *const *labels, const void *const *data,
+                   size_t spm_bytes, const SafetensorsPair *metadata, size_t metadata_count,
+                   Err *err) ERR_CHECKED;
+
+/* The file as a zstd frame. */
+ErrCode blob_pack(Buf *out, const Buf *blob, Err *err) ERR_CHECKED;
+
+#endif

@@ -1,0 +1,41 @@
+/* export/exporter.h - a trained checkpoint to a blob: quantises, folds the position tables, adds the
+ * tokenizer and what is known about its making, and lets librouter answer the golden prompts.
+ *
+ * The folder is a Hugging Face folder (config.json, weights, spm.model) or a training run (model-best, else
+ * model-last, is then taken; train_config.json and metrics.json of the run go along). The same folder and
+ * options give the same bytes: nothing in a blob says when or where it was made, but "router.date" where the
+ * environment has SOURCE_DATE_EPOCH. */
+#ifndef EXPORT_EXPORTER_H
+#define EXPORT_EXPORTER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "core/threads.h"
+#include "export/check.h"
+#include "export/quant.h"
+
+typedef struct {
+    int max_tokens;          /* 0: the folder's "router_max_length" (in config.json), else 256 */
+    bool recognise_specials; /* the strings [CLS] ... in a text are tokens, as in plain Hugging Face; else
+                                text */
+    bool pack;               /* a zstd frame, for shipping */
+    const char *license, *description; /* or NULL */
+} ExporterOptions;
+
+typedef struct {
+    size_t blob_bytes, file_bytes; /* unpacked; as written */
+    uint64_t float_bytes;          /* of the weights in float32 */
+    size_t tensors, layers, labels;
+    int max_tokens;
+    QuantError words, linears, positions; /* rounding of the embeddings, linear layers, position tables */
+    double worst_relative;                /* of the tensor that lost most */
+    char worst_name[96];
+    CheckReport check; /* golden vectors, float against int8 */
+} ExporterReport;
+
+ErrCode exporter_run(ExporterReport *report, const char *path, const char *folder,
+                     const ExporterOptions *options, Threads *threads, Err *err) ERR_CHECKED;
+
+#endif

@@ -1,0 +1,123 @@
+/* librouter - asks a router blob (made by `router export`) to which domain a prompt belongs.
+ *
+ *     #include <librouter.h>
+ *     #include <stdio.h>
+ *
+ *     int main(void) {
+ *         char error[ROUTER_ERROR_BYTES];
+ *         Router *router;
+ *         if (router_open(&router, "router.safetensors", NULL, error, sizeof error) != ROUTER_OK) {
+ *             fprintf(stderr, "%s\n", error);
+ *             return 1;
+ *         }
+ *         RouterAnswer answer;
+ *         const char *text = "Integrate x^2 e^x from 0 to 1.";
+ *         if (router_classify(router, text, ROUTER_TERMINATED, &answer, NULL, error, sizeof error) ==
+ * ROUTER_OK) printf("%s %.3f\n", router_label(router, answer.label), (double)answer.probability);
+ *         router_close(router);
+ *     }
+ *
+ *     cc example.c -lrouter          (with librouter.a: -lrouter -lsentencepiece -lzstd -lstdc++ -lm
+ * -lpthread)
+ *
+ * The library depends on libc, sentencepiece and zstd alone. It prints nothing, never ends the process and
+ * keeps no global state. Texts are any bytes; blobs are checked before they are believed (export/blob.h says
+ * how). A Router may be used by any number of threads at once; only router_close must be alone. Answers are a
+ * function of the blob and the text: they do not depend on threads, on what else is in a batch, or on the
+ * machine.
+ *
+ * Functions that can fail return ROUTER_OK or another RouterStatus, and then write one line that says what
+ * was wrong into error[0 .. error_bytes-1], cut to fit and terminated (error may be NULL). Outputs are then
+ * unspecified, except that *out of an open is NULL. */
+#ifndef LIBROUTER_H
+#define LIBROUTER_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(__GNUC__)
+#define ROUTER_API __attribute__((visibility("default")))
+#else
+#define ROUTER_API
+#endif
+
+#define LIBROUTER_VERSION  "0.1.0"
+#define ROUTER_ERROR_BYTES 1024         /* enough for any message */
+#define ROUTER_TERMINATED  ((size_t)-1) /* as a length: the text ends at its NUL */
+
+typedef enum {
+    ROUTER_OK = 0,
+    ROUTER_ARGUMENT = 1, /* a wrong argument */
+    ROUTER_IO = 2,       /* the operating system refused */
+    ROUTER_FORMAT = 3,   /* not a blob, a damaged one, or one of a newer kind */
+    ROUTER_MEMORY = 5,   /* out of memory */
+    ROUTER_NUMERIC = 6,  /* the blob's weights overflow */
+    ROUTER_BACKEND = 7   /* a library below failed */
+} RouterStatus;
+
+typedef struct Router Router;
+
+/* Zeros are the defaults. */
+typedef struct {
+    int threads; /* that router_classify_batch shares its texts among: 0 or 1 the caller alone, -1 one per CPU
+                  */
+    int trust;   /* 1: digests are not checked (faster to open; all other checks are made) */
+    int max_tokens; /* truncate earlier than the blob says; 0: as it says */
+} RouterOptions;
+
+typedef struct {
+    int label;         /* the most probable one: 0 .. router_label_count() - 1 */
+    float probability; /* of it */
+    int tokens;        /* that the model saw, [CLS] and [SEP] included */
+    int truncated;     /* 1 when the text had more */
+} RouterAnswer;
+
+/* Opens a blob: a file, or n bytes (copied), plain or packed. options may be NULL. Close with router_close.
+ */
+ROUTER_API int router_open(Router **out, const char *path, const RouterOptions *options, char *error,
+                           size_t error_bytes);
+ROUTER_API int router_open_memory(Router **out, const void *bytes, size_t n, const RouterOptions *options,
+                                  char *error, size_t error_bytes);
+ROUTER_API void router_close(Router *router); /* NULL is fine */
+
+/* Classifies text[0 .. n-1]. probabilities: room for router_label_count() numbers, or NULL. */
+ROUTER_API int router_classify(Router *router, const char *text, size_t n, RouterAnswer *answer,
+                               float *probabilities, char *error, size_t error_bytes);
+
+/* The same for count texts: lengths (NULL: all end at their NUL), answers (count), probabilities (count rows
+ * of router_label_count() numbers, or NULL). The first text that fails fails the call, and is named. When
+ * another thread's batch is using the threads, this one is computed by its caller alone. */
+ROUTER_API int router_classify_batch(Router *router, const char *const *texts, const size_t *lengths,
+                                     size_t count, RouterAnswer *answers, float *probabilities, char *error,
+                                     size_t error_bytes);
+
+/* Labels in the order of the probabilities; the names live as long as the router. NULL for any other index.
+ */
+ROUTER_API int router_label_count(const Router *router);
+ROUTER_API const char *router_label(const Router *router, int label);
+
+ROUTER_API int router_max_tokens(const Router *router);
+
+/* Value of a metadata key of the blob ("router.license"), or NULL; lives as long as the router. */
+ROUTER_API const char *router_metadata(const Router *router, const char *key);
+
+/* The two halves of router_classify. Ids of a text, at most `capacity` of them are stored
+ * (router_max_tokens() is always enough); *count is how many there are after truncation. Logits
+ * (router_label_count() numbers, before the temperature) of 1 .. router_max_tokens() ids. */
+ROUTER_API int router_encode(Router *router, const char *text, size_t n, int32_t *ids, size_t capacity,
+                             size_t *count, int *truncated, char *error, size_t error_bytes);
+ROUTER_API int router_logits(Router *router, const int32_t *ids, size_t n, float *logits, char *error,
+                             size_t error_bytes);
+
+/* LIBROUTER_VERSION of the library that is running. */
+ROUTER_API const char *router_version(void);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

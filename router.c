@@ -1,0 +1,143 @@
+/* router.c - the program: finds the subcommand, prints its error, picks the exit status. */
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "core/buf.h"
+#include "core/err.h"
+#include "core/flags.h"
+#include "core/mem.h"
+#include "core/stop.h"
+#include "core/text.h"
+#include "data/pack_cmd.h"
+#include "eval/bench_cmd.h"
+#include "eval/eval_cmd.h"
+#include "eval/predict_cmd.h"
+#include "eval/verify_cmd.h"
+#include "export/export_cmd.h"
+#include "export/inspect_cmd.h"
+#include "export/librouter.h"
+#include "tokenizer/tokenize_cmd.h"
+#include "train/train_cmd.h"
+
+static const Command *const COMMANDS[] = {&tokenize_cmd, &pack_cmd,    &train_cmd,  &eval_cmd, &predict_cmd,
+                                          &export_cmd,   &inspect_cmd, &verify_cmd, &bench_cmd};
+enum { COMMAND_COUNT = sizeof COMMANDS / sizeof COMMANDS[0] };
+
+static void put_overview(Buf *out) {
+    buf_puts(out,
+             "router - sends prompts to the right expert\n\n"
+             "From labelled prompts (JSONL) to a small, checked file that any runtime can read: tokenise,\n"
+             "fine-tune a DeBERTa-v3 classifier, evaluate it, quantise and export it.\n\n"
+             "usage: router COMMAND [ARGUMENTS] [OPTIONS]\n\n"
+             "Commands, in the order of use:\n");
+    for (size_t i = 0; i < COMMAND_COUNT; i++)
+        buf_printf(out, "  %-10s %s\n", COMMANDS[i]->name, COMMANDS[i]->summary);
+    buf_puts(
+        out,
+        "\n  router COMMAND --help   all arguments and options of a command\n"
+        "  router --version        this program's version\n\n"
+        "Example:\n"
+        "  router train prompts.jsonl --model deberta-v3-small --out runs/first\n"
+        "  router eval runs/first\n"
+        "  router export runs/first --out router.safetensors\n"
+        "  echo 'why is the sky blue?' | router predict router.safetensors --lines\n\n"
+        "Results go to stdout, progress and errors to stderr.\n"
+        "Exit status: 0 done; 1 failure; 2 wrong usage or configuration; 3 a quality gate or comparison\n"
+        "failed; 130 interrupted, after saving.\n");
+}
+
+static ErrCode print(const Buf *text, FILE *out, Err *err) {
+    TRY(buf_ok(text, err));
+    if (fwrite(text->data, 1, text->len, out) == text->len) return ERR_OK;
+    return err_set(err, ERR_IO, "stdout: %s", strerror(errno));
+}
+
+static ErrCode print_overview(FILE *out, Err *err) {
+    Buf text = {0};
+    put_overview(&text);
+    const ErrCode rc = print(&text, out, err);
+    buf_free(&text);
+    return rc;
+}
+
+static ErrCode print_help(const Command *command, Err *err) {
+    Buf text = {0};
+    flags_help(&text, command);
+    const ErrCode rc = print(&text, stdout, err);
+    buf_free(&text);
+    return rc;
+}
+
+static ErrCode find_command(const Command **out, const char *name, Err *err) {
+    const char *names[COMMAND_COUNT];
+    for (size_t i = 0; i < COMMAND_COUNT; i++) {
+        names[i] = COMMANDS[i]->name;
+        *out = COMMANDS[i];
+        if (strcmp(name, names[i]) == 0) return ERR_OK;
+    }
+    char shown[64];
+    text_excerpt(shown, 56, name, strlen(name));
+    const char *near = text_nearest(name, names, COMMAND_COUNT);
+    if (near) return err_set(err, ERR_ARGUMENT, "unknown command '%s'; did you mean '%s'?", shown, near);
+    return err_set(err, ERR_ARGUMENT, "unknown command '%s'; see 'router --help'", shown);
+}
+
+static ErrCode run_command(const Command *command, int argc, char **argv, Err *err) {
+    FlagList arguments = {0};
+    bool help = false;
+    void *options;
+    TRY(mem_new(&options, 1, command->options_bytes ? command->options_bytes : 1, "the options", err));
+    ErrCode rc = flags_parse(command, options, &arguments, &help, argc, argv, err);
+    if (rc == ERR_OK && help)
+        rc = print_help(command, err);
+    else if (rc == ERR_OK)
+        rc = command->run(options, &arguments, stdout, err);
+    flags_free(command, options, &arguments);
+    mem_free(options);
+    return rc;
+}
+
+static bool is(const char *arg, const char *a, const char *b) {
+    return strcmp(arg, a) == 0 || strcmp(arg, b) == 0;
+}
+
+static ErrCode dispatch(int argc, char **argv, Err *err) {
+    const Command *command;
+    if (argc < 2) {
+        TRY(print_overview(stderr, err));
+        return err_set(err, ERR_ARGUMENT, "expected a command");
+    }
+    if (is(argv[1], "--version", "-V")) {
+        if (printf("router %s\n", router_version()) > 0) return ERR_OK;
+        return err_set(err, ERR_IO, "stdout: %s", strerror(errno));
+    }
+    const bool help = strcmp(argv[1], "help") == 0;
+    if (is(argv[1], "--help", "-h") || (help && argc == 2)) return print_overview(stdout, err);
+    TRY(find_command(&command, argv[help ? 2 : 1], err));
+    return help ? print_help(command, err) : run_command(command, argc - 2, argv + 2, err);
+}
+
+static int exit_status(ErrCode rc) {
+    switch (rc) {
+        case ERR_OK: return 0;
+        case ERR_ARGUMENT: return 2;
+        case ERR_GATE: return 3;
+        case ERR_INTERRUPTED: return 130;
+        default: return 1;
+    }
+}
+
+int main(int argc, char **argv) {
+    (void)signal(SIGPIPE, SIG_IGN); /* a reader that went away is an error of write(), with a message */
+    stop_install();
+    Err err = {0};
+    ErrCode rc = dispatch(argc, argv, &err);
+    errno = 0;
+    const bool lost = fflush(stdout) != 0 || ferror(stdout);
+    if (rc == ERR_OK && lost)
+        rc = err_set(&err, ERR_IO, "stdout: %s", errno ? strerror(errno) : "output was lost");
+    if (rc != ERR_OK) (void)fprintf(stderr, "router: %s\n", err.msg);
+    return exit_status(rc);
+}

@@ -1,0 +1,25 @@
+#!/bin/sh
+# Every source file is as clang-format 14 writes it. usage: tests/check_format.sh [--fix]
+cd "$(dirname "$0")/.." || exit 2
+if command -v clang-format-14 >/dev/null; then
+    tool=clang-format-14
+elif clang-format --version 2>/dev/null | grep -q 'version 14\.'; then
+    tool=clang-format
+else
+    echo "skipped: clang-format 14 is not installed (other versions format differently)"
+    exit 77
+fi
+files=$(find core tokenizer model data train export eval tests router.c -name '*.[ch]' -o -name '*.cpp' -o -name '*.cu')
+if [ "${1-}" = --fix ]; then
+    # shellcheck disable=SC2086
+    exec $tool -i $files
+fi
+bad=0
+for f in $files; do
+    $tool --dry-run -Werror "$f" 2>/dev/null || {
+        echo "$f: not formatted; tests/check_format.sh --fix does it"
+        bad=1
+    }
+done
+[ $bad -ne 0 ] || echo "formatted"
+exit $bad

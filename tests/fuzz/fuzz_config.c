@@ -1,0 +1,32 @@
+/* tests/fuzz/fuzz_config.c - any bytes as config.json: refused, or written and read back to the same. */
+#include <assert.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "core/json.h"
+#include "model/config.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    Err err = {0};
+    cJSON *root = NULL, *again = NULL;
+    Config c = {0}, back = {0};
+    if (json_parse(&root, (const char *)data, size, &err) == ERR_OK &&
+        config_parse(&c, root, &err) == ERR_OK && config_json(&again, &c, &err) == ERR_OK) {
+        const ErrCode rc = config_parse(&back, again, &err);
+        assert(rc == ERR_OK);
+        assert(back.num_labels == c.num_labels && back.hidden_size == c.hidden_size);
+        assert(back.max_relative_positions == c.max_relative_positions);
+        for (int i = 0; i < c.num_labels; i++) assert(strcmp(back.labels[i], c.labels[i]) == 0);
+        (void)rc;
+    } else {
+        assert(err.msg[0]);
+    }
+    config_free(&c);
+    config_free(&back);
+    cJSON_Delete(root);
+    cJSON_Delete(again);
+    return 0;
+}
