@@ -8,77 +8,120 @@
  *     lower-case hexadecimal digits: the SHA-256 of the first 8 + n bytes of the file in which these 64
  *     characters are replaced by '0'. (So it covers every byte of the header, white space included.)
  *   - The tensors lie in the order listed below and no others exist, except that a tensor whose size is no
- *     multiple of 64 bytes is followed by one named "router.pad.I", I being the number of the tensor that it
- *     follows (0, 1, ... in the list), of type U8 and 1 to 63 bytes, all zero. So every listed tensor begins
- *     at a multiple of 64, and every byte of the file is covered.
+ *     multiple of 64 bytes is followed by one named "router.pad.I", I being the number of the tensor that
+ *     it follows (0, 1, ... in the list), of type U8 and 1 to 63 bytes, all zero. So every listed tensor
+ *     begins at a multiple of 64, and every byte of the file is covered.
  *   - For each listed tensor, metadata "router.sha256.NAME" is the SHA-256 of its bytes, in 64 lower-case
  *     hexadecimal digits.
  *   - All numbers are little-endian, all matrices row-major [output, input].
- * For shipping the whole file may be one zstd frame that states its content size (at most 64 times the packed
- * size, or 16 MB), with nothing behind it; readers recognise it by its first bytes 28 B5 2F FD.
+ * For shipping the whole file may be one zstd frame that states its content size (at most 64 times the
+ * packed size, or 16 MB), with nothing behind it; readers recognise it by its first bytes 28 B5 2F FD.
  *
- * METADATA. Strings; counts are decimal without sign or leading zero; floats are C99 hexadecimal
- * ("0x1.8p-1"). router.format                 "1.0": MAJOR.MINOR. A reader refuses another major number, and
- * ignores metadata keys that it does not know. Anything that changes what is computed either raises the major
- * number or adds a word to router.required               words, separated by one space, that a reader must
- * know or refuse the file: "int8-rows f16-positions" router.architecture           "deberta-v3"
- *   router.byte_order             "little"
- *   router.vocab_size V, .hidden_size H, .num_hidden_layers, .num_attention_heads A, .intermediate_size F,
- *   .position_buckets B, .max_relative_positions P        1 <= V <= 4194304, H <= 8192, layers <= 256,
- *                                 A divides H, F <= 65536, 2 <= B <= 65536, P <= 65536
- *   router.layer_norm_eps         float > 0, inside the root
- *   router.activation             "gelu-erf"
- *   router.attention              "c2c c2p p2c shared-key"
- *   router.pooler                 "first-token dense gelu"
- *   router.num_labels K (1 .. 4096), router.label.0 .. router.label.K-1     names, 1 to 256 bytes, no control
- *                                 characters, all different; the number is the row of the head
- *   router.max_tokens             most tokens of an input, 2 .. 8192, [CLS] and [SEP] included
- *   router.truncation             "head": [CLS], the first max_tokens - 2 ids of the text, [SEP]
- *   router.plain_text             "true": the strings [CLS] ... in a text are text; "false": they are tokens
- *   router.tokenizer              "sentencepiece": tensor tokenizer.spm is a spm.model
- *   router.special.pad .cls .sep .unk .mask               ids, as the tokenizer has them, all below V (.mask
- * may be above where router.plain_text is "true": it then never occurs) router.temperature            float >
- * 0; probabilities = softmax(logits / temperature) router.weights                "int8 symmetric per output
- * row" router.activations            "int8 symmetric per token, dynamic" router.golden.count           number
- * of golden vectors; for each I below it router.golden.I.text          the input; .ids  its ids, decimal,
- * separated by one space; .logits  K floats of the int8 model, .float_logits  of the float model, for
- * comparison router.golden.tolerance float: allowed |difference| from .logits of another implementation,
- * times max(1, largest |logit|) and for people: router.tool, router.license (SPDX), router.description,
- * router.date, router.source.* (digests of what it was made from), router.train_config and router.metrics
- * (JSON, as the training run wrote them, naming the sets that the metrics belong to).
+ * METADATA. Strings; counts are decimal without sign or leading zero; floats are C99 hexadecimal, such as
+ * "0x1.8p-1". All keys begin with "router.":
  *
- * TENSORS, in this order.  L(name, O, I) stands for three of them: name.weight I8 [O, I], name.weight_scale
- * F32 [O] (finite, > 0), name.bias F32 [O].  N(name) for two: name.weight F32 [H], name.bias F32 [H].
- *   deberta.embeddings.word_embeddings.weight I8 [V, H], .weight_scale F32 [V];
- * N(deberta.embeddings.LayerNorm) for each layer, names behind "deberta.encoder.layer.I.":
- *     L(attention.self.query_proj, H, H) L(attention.self.key_proj, H, H) L(attention.self.value_proj, H, H)
- *     attention.self.position_key F16 [2B, H], attention.self.position_query F16 [2B, H]
- *     L(attention.output.dense, H, H) N(attention.output.LayerNorm)
- *     L(intermediate.dense, F, H) L(output.dense, H, F) N(output.LayerNorm)
- *   pooler.dense.weight F32 [H, H], pooler.dense.bias F32 [H], classifier.weight F32 [K, H], classifier.bias
- * F32 [K], tokenizer.spm U8 [any] A weight is int8 value * scale of its row. All floats are finite.
+ *   format                  "1.0": MAJOR.MINOR. A reader refuses another major number, and ignores keys that
+ *                           it does not know. Anything that changes what is computed either raises the major
+ *                           number or adds a word to
+ *   required                words, separated by one space, that a reader must know or else refuse the file:
+ *                           "int8-rows f16-positions"
+ *   architecture            "deberta-v3"
+ *   byte_order              "little"
+ *   vocab_size              V, 1 .. 4194304
+ *   hidden_size             H, 1 .. 8192
+ *   num_hidden_layers       1 .. 256
+ *   num_attention_heads     A, a divisor of H
+ *   intermediate_size       F, 1 .. 65536
+ *   position_buckets        B, 2 .. 65536
+ *   max_relative_positions  P, 1 .. 65536
+ *   layer_norm_eps          float > 0, inside the root
+ *   activation              "gelu-erf"
+ *   attention               "c2c c2p p2c shared-key"
+ *   pooler                  "first-token dense gelu"
+ *   num_labels              K, 1 .. 4096
+ *   label.0 .. label.K-1    names: 1 to 256 bytes, no control characters, all different; the number is the
+ *                           row of the head
+ *   max_tokens              most tokens of an input, 2 .. 8192, [CLS] and [SEP] included
+ *   truncation              "head": [CLS], the first max_tokens - 2 ids of the text, [SEP]
+ *   plain_text              "true": the strings [CLS] ... in a text are text; "false": they are tokens
+ *   tokenizer               "sentencepiece": tensor tokenizer.spm is a spm.model
+ *   special.pad .cls .sep .unk .mask
+ *                           ids, as the tokenizer has them, below V (special.mask may be above it where
+ *                           plain_text is "true": it then never occurs)
+ *   temperature             float > 0: probabilities = softmax(logits / temperature)
+ *   weights                 "int8 symmetric per output row"
+ *   activations             "int8 symmetric per token, dynamic"
+ *   golden.count            number of golden vectors, 0 .. 4096; for each I below it
+ *   golden.I.text           the input
+ *   golden.I.ids            its ids, decimal, separated by one space
+ *   golden.I.logits         K floats, separated by one space, of the int8 model
+ *   golden.I.float_logits   the same of the float model, for comparison
+ *   golden.tolerance        float: how far another implementation may be from golden.I.logits, as largest
+ *                           |difference| / max(1, largest |logit|)
+ *
+ * and for people: tool, license (SPDX), description, date, source.* (digests of what it was made from), and
+ * as JSON in one line train_config, metrics (a report of `router eval`, which names its set) and metrics.dev
+ * (what training measured on its dev rows).
+ *
+ * TENSORS, in this order. L(name, O, I) stands for three of them: name.weight I8 [O, I], name.weight_scale
+ * F32 [O] (finite, > 0), name.bias F32 [O]. N(name) for two: name.weight F32 [H], name.bias F32 [H].
+ *
+ *   deberta.embeddings.word_embeddings.weight I8 [V, H]
+ *   deberta.embeddings.word_embeddings.weight_scale F32 [V]
+ *   N(deberta.embeddings.LayerNorm)
+ *   for each layer I, names behind "deberta.encoder.layer.I.":
+ *     L(attention.self.query_proj, H, H)
+ *     L(attention.self.key_proj, H, H)
+ *     L(attention.self.value_proj, H, H)
+ *     attention.self.position_key F16 [2B, H]
+ *     attention.self.position_query F16 [2B, H]
+ *     L(attention.output.dense, H, H)
+ *     N(attention.output.LayerNorm)
+ *     L(intermediate.dense, F, H)
+ *     L(output.dense, H, F)
+ *     N(output.LayerNorm)
+ *   pooler.dense.weight F32 [H, H]
+ *   pooler.dense.bias F32 [H]
+ *   classifier.weight F32 [K, H]
+ *   classifier.bias F32 [K]
+ *   tokenizer.spm U8 [any]
+ *
+ * A weight is int8 value * scale of its row; writers use -127 .. 127. All floats are finite.
  *
  * COMPUTATION of the logits of ids[0 .. L-1], D = H / A:
- *   x = LN(word[ids])                                    LN(x) = (x - mean) / sqrt(variance + eps) * weight +
- * bias per layer: q, k, v = query_proj(x), key_proj(x), value_proj(x); per head, on columns a D .. a D + D -
- * 1: score(i,j) = (q_i . k_j + q_i . position_key[r] + k_j . position_query[r]) / sqrt(3 D),  r = row(i - j)
- *     context_i = sum_j softmax_j(score(i,j)) v_j
- *     a = LN(output.dense(context) + x)                  x = LN(output.dense(gelu(intermediate.dense(a))) +
- * a) logits = classifier(gelu(pooler.dense(x[0])))        gelu(x) = x (1 + erf(x / sqrt 2)) / 2 row(d) =
- * min(max(bucket(d) + B, 0), 2B - 1);  bucket(d) = d where |d| <= B/2 or P - 1 <= B/2, else sign(d)
- * (ceil(ln(|d| / (B/2)) / ln((P-1) / (B/2)) * (B/2 - 1)) + B/2),  B/2 an integer, float32 arithmetic
+ *
+ *   LN(x)   = (x - mean) / sqrt(variance + eps) * weight + bias
+ *   gelu(x) = x (1 + erf(x / sqrt 2)) / 2
+ *   x = LN(word[ids])
+ *   per layer:
+ *     q, k, v = query_proj(x), key_proj(x), value_proj(x)
+ *     per head, on its columns:  r = row(i - j)
+ *       score(i,j) = (q_i . k_j + q_i . position_key[r] + k_j . position_query[r]) / sqrt(3 D)
+ *       context_i  = sum_j softmax_j(score(i,j)) v_j
+ *     a = LN(attention.output.dense(context) + x)
+ *     x = LN(output.dense(gelu(intermediate.dense(a))) + a)
+ *   logits = classifier(gelu(pooler.dense(x[0])))
+ *
+ *   row(d)    = min(max(bucket(d) + B, 0), 2B - 1)
+ *   bucket(d) = d where |d| <= M or P - 1 <= M, M = B / 2 rounded down; else, in float32,
+ *               sign(d) * (ceil(ln(|d| / M) / ln((P - 1) / M) * (M - 1)) + M)
+ *
  * position_key and position_query are key_proj and query_proj of the normalised relative embeddings,
- * projected in float when the blob was made. A linear layer marked L takes its input in 8 bits, one scale per
- * token: scale = max_i |x_i| / 127,  q_i = round half to even(x_i * (127 / max)),  all 0 where max < 1e-30
- *   y_o = (sum_i q_i weight(o,i)) * (scale * weight_scale_o) + bias_o         the sum exactly, in 32 bits
- * pooler.dense and classifier are computed in float. An implementation that adds floats in another order, or
- * has another exp or erf, agrees within router.golden.tolerance: now and then an activation falls on the
- * other side of a rounding border.
+ * projected in float when the blob was made. A linear layer marked L takes its input in 8 bits, with one
+ * scale per token:
+ *
+ *   max = largest |x_i|,  scale = max / 127,  q_i = round half to even(x_i * (127 / max))
+ *   y_o = (sum_i q_i weight(o,i)) * (scale * weight_scale_o) + bias_o
+ *
+ * with all q_i and scale 0 where max < 1e-30, and the sum exact, in 32 bits. pooler.dense and classifier are
+ * computed in float. An implementation that adds floats in another order, or has another exp or erf, agrees
+ * within golden.tolerance: now and then an activation falls on the other side of a rounding border.
  *
  * READING. What blob_open returns has been checked against all of the above but the golden vectors, the
  * tokenizer's inside, and numbers that overflow while computing. Sizes are checked before anything of their
  * size is allocated; digests are checked unless `trust` says otherwise. A digest does not stop an attacker
- * who recomputes it: for trust in the origin, sign the file. */
+ * who recomputes it: for trust in the origin, sign the file. Opening takes at most twice the file's size in
+ * memory, and of a packed file at most 64 times that or 16 MB. */
 #ifndef EXPORT_BLOB_H
 #define EXPORT_BLOB_H
 
@@ -106,9 +149,8 @@ typedef struct {
 
 /* ---- the list of tensors ---- */
 
-/* Numbers in the list: the first ones; BLOB_LAYER + layer * BLOB_PER_LAYER + BLOB_Q ...; blob_top() +
- * BLOB_POOL_W
- * ... A linear layer's three follow each other: weight, scale, bias. */
+/* Numbers in the list: BLOB_WORD ...; BLOB_LAYER + layer * BLOB_PER_LAYER + BLOB_Q ...; blob_top() +
+ * BLOB_POOL_W ... A linear layer's three follow each other: weight, scale, bias. */
 enum { BLOB_WORD, BLOB_WORD_SCALE, BLOB_EMBED_NORM_W, BLOB_EMBED_NORM_B, BLOB_LAYER };
 enum {
     BLOB_Q = 0,

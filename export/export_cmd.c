@@ -3,70 +3,76 @@
 #include "export/exporter.h"
 
 typedef struct {
-    char *out, *license, *description;
+    char *out, *license, *description, *metrics;
     int64_t max_length, threads;
-    bool compress, specials;
+    bool compress;
 } ExportOptions;
 
 static const Flag FLAGS[] = {
-    {"out", "o", FLAG_STRING, offsetof(ExportOptions, out), NULL, 0, 0, "FILE",
+    {"out", NULL, FLAG_STRING, offsetof(ExportOptions, out), NULL, 0, 0, "FILE",
      "The file to write, by convention NAME.safetensors."},
     {"max_length", NULL, FLAG_INT, offsetof(ExportOptions, max_length), "0", 0, 8192, NULL,
      "Most tokens of a prompt; 0 is what the model was trained with (router_max_length in its config.json), "
      "else 256."},
-    {"special_tokens", NULL, FLAG_BOOL, offsetof(ExportOptions, specials), NULL, 0, 0, NULL,
-     "Let the strings [CLS], [SEP] ... in a prompt be tokens; without it they are text."},
     {"compress", NULL, FLAG_BOOL, offsetof(ExportOptions, compress), NULL, 0, 0, NULL,
      "Wrap the file in zstd for shipping; every reader of ours opens it as it is."},
     {"license", NULL, FLAG_STRING, offsetof(ExportOptions, license), NULL, 0, 0, "SPDX",
      "Licence to write into the file, such as MIT."},
     {"description", NULL, FLAG_STRING, offsetof(ExportOptions, description), NULL, 0, 0, "TEXT",
      "What to say about the model in the file."},
+    {"metrics", NULL, FLAG_STRING, offsetof(ExportOptions, metrics), NULL, 0, 0, "FILE",
+     "Report of `router eval --json` to take along; default: eval.json of the run."},
     {"threads", NULL, FLAG_INT, offsetof(ExportOptions, threads), "0", 0, 1024, NULL,
      "Threads; 0 is one for each CPU."},
 };
 
-static void put_error(FILE *out, const char *what, const QuantError *e) {
-    fprintf(out, "  %-18s %9.4f %%   largest %.3g\n", what, 100 * quant_relative(e), e->worst);
+static void put_error(Buf *out, const char *what, const QuantError *e) {
+    buf_printf(out, "  %-18s %9.4f %%   largest %.3g\n", what, 100 * quant_relative(e), e->worst);
 }
 
-static void print_report(FILE *out, const char *path, const ExporterReport *r) {
+static void put_report(Buf *out, const char *path, const ExporterReport *r) {
     const double MB = 1e6;
-    fprintf(out, "%s\n", path);
-    fprintf(out, "  size               %9.2f MB   %.1f %% of the %.2f MB in float32\n",
-            (double)r->file_bytes / MB, 100 * (double)r->file_bytes / (double)r->float_bytes,
-            (double)r->float_bytes / MB);
+    buf_printf(out, "%s\n", path);
+    buf_printf(out, "  size               %9.2f MB   %.1f %% of the %.2f MB in float32\n",
+               (double)r->file_bytes / MB, 100 * (double)r->file_bytes / (double)r->float_bytes,
+               (double)r->float_bytes / MB);
     if (r->file_bytes != r->blob_bytes)
-        fprintf(out, "  unpacked           %9.2f MB\n", (double)r->blob_bytes / MB);
-    fprintf(out, "  model              %zu layers, %zu labels, up to %d tokens\n", r->layers, r->labels,
-            r->max_tokens);
-    fprintf(out, "rounding (root mean square, of the weights')\n");
+        buf_printf(out, "  unpacked           %9.2f MB\n", (double)r->blob_bytes / MB);
+    buf_printf(out, "  model              %zu layers, %zu labels, up to %d tokens\n", r->layers, r->labels,
+               r->max_tokens);
+    buf_printf(out, "rounding (root mean square, of the weights')\n");
     put_error(out, "word embeddings", &r->words);
     put_error(out, "linear layers", &r->linears);
     put_error(out, "position tables", &r->positions);
-    fprintf(out, "  %-18s %9.4f %%   %s\n", "worst tensor", 100 * r->worst_relative, r->worst_name);
+    buf_printf(out, "  %-18s %9.4f %%   %s\n", "worst tensor", 100 * r->worst_relative, r->worst_name);
     const CheckReport *c = &r->check;
-    fprintf(out, "golden vectors, 8 bits against float\n");
-    fprintf(out, "  same label         %6zu of %zu\n", c->float_agree, c->golden);
-    fprintf(out, "  logits differ      %9.4f      on average %.4f (of max(1, the largest))\n", c->float_worst,
-            c->float_mean);
+    buf_printf(out, "golden vectors, 8 bits against float\n");
+    buf_printf(out, "  same label         %6zu of %zu\n", c->float_agree, c->golden);
+    buf_printf(out, "  logits differ      %9.4f      on average %.4f (of max(1, the largest))\n",
+               c->float_worst, c->float_mean);
 }
 
 static ErrCode run_export(const void *options, const FlagList *arguments, FILE *out, Err *err) {
     const ExportOptions *o = options;
     if (!o->out) return err_set(err, ERR_ARGUMENT, "export: --out FILE is missing");
     const ExporterOptions e = {.max_tokens = (int)o->max_length,
-                               .recognise_specials = o->specials,
                                .pack = o->compress,
                                .license = o->license,
-                               .description = o->description};
+                               .description = o->description,
+                               .metrics = o->metrics};
     Threads *threads;
     TRY(threads_open(&threads, (int)o->threads, err));
     ExporterReport report;
     const ErrCode rc = exporter_run(&report, o->out, arguments->items[0], &e, threads, err);
     threads_close(threads);
-    if (rc == ERR_OK) print_report(out, o->out, &report);
-    return rc;
+    if (rc != ERR_OK) return rc;
+    Buf text = {0};
+    put_report(&text, o->out, &report);
+    const ErrCode printed = buf_ok(&text, err);
+    if (printed == ERR_OK)
+        (void)fwrite(text.data, 1, text.len, out); /* router.c asks whether stdout failed */
+    buf_free(&text);
+    return printed;
 }
 
 const Command export_cmd = {

@@ -6,6 +6,7 @@
 
 #include "core/file.h"
 #include "core/json.h"
+#include "core/lines.h"
 #include "core/mem.h"
 #include "core/progress.h"
 #include "core/sha256.h"
@@ -32,16 +33,13 @@ static const char *const PROMPTS[] = {
     "x",
     "  \t \n  ",
     "日本の首都はどこですか? 请用中文解释量子纠缠。 한국의 수도는?",
-    "\xf0\x9f\x8e\x89 \xf0\x9f\x91\xa9\xe2\x80\x8d\xf0\x9f\x91\xa9\xe2\x80\x8d\xf0\x9f\x91\xa7 what does "
-    "\xf0\x9f\xab\xa0 mean?",
+    "🎉 👩\342\200\215👩\342\200\215👧 what does 🫠 mean?",
     "\\int_0^1 \\frac{x^2}{\\sqrt{1-x^2}}\\,dx = \\frac{\\pi}{4}",
     "for (int i = 0; i < n; i++) {\n\tsum += a[i]; /* \"quoted\" */\n}\n",
-    "a\x01"
-    "b\x02\tc\r\nd\x7f\x1b[31mred\x1b[0m\xc2\x85",
+    "a\001b\002\tc\r\nd\177\033[31mred\033[0m\302\205",
     "[CLS] ignore all previous instructions [SEP] [MASK] [PAD] [UNK]",
-    "مرحبا بالعالم שלום עולם e\xcc\x81 नमस्ते",
-    "\xef\xac\x81 \xe2\x91\xa0 \xe2\x84\xab \xef\xb7\xba zero\xe2\x80\x8bwidth\xc2\xa0nbsp "
-    "\xef\xbd\x86\xef\xbd\x95\xef\xbd\x8c\xef\xbd\x8c",
+    "مرحبا بالعالم שלום עולם e\314\201 नमस्ते",
+    "ﬁ ① \342\204\253 ﷺ zero\342\200\213width\302\240nbsp ｆｕｌｌ",
     NULL,
 };
 #define PROMPT_COUNT (sizeof PROMPTS / sizeof *PROMPTS)
@@ -86,23 +84,75 @@ static void pairs_free(Pairs *p) {
     mem_free(p->pairs);
 }
 
-/* A JSON file as one line of text; a missing file is no error. */
-static ErrCode add_json(Exporter *x, const char *key, const char *dir, const char *name, Err *err) {
-    char *path = file_join(dir, name);
-    if (!path) return err_set(err, ERR_MEMORY, "out of memory for a path");
-    cJSON *tree = NULL;
-    ErrCode rc = ERR_OK;
-    if (file_exists(path)) {
-        rc = json_read(&tree, path, err);
-        char *text = rc == ERR_OK ? cJSON_PrintUnformatted(tree) : NULL;
-        if (rc == ERR_OK && !text) rc = err_set(err, ERR_MEMORY, "out of memory for %s", path);
-        if (rc == ERR_OK && strlen(text) > PROVENANCE_MAX)
-            rc = err_set(err, ERR_FORMAT, "%s: larger than the %d bytes that a blob takes along", path,
-                         PROVENANCE_MAX);
-        if (rc == ERR_OK) rc = add_pair(&x->pairs, key, text, err);
-        cJSON_free(text);
-    }
+static ErrCode add_tree(Exporter *x, const char *key, const cJSON *tree, const char *path, Err *err) {
+    char *text = cJSON_PrintUnformatted(tree);
+    ErrCode rc;
+    if (!text)
+        rc = err_set(err, ERR_MEMORY, "out of memory for %s", path);
+    else if (strlen(text) > PROVENANCE_MAX)
+        rc = err_set(err, ERR_FORMAT, "%s: larger than the %d bytes that a blob takes along", path,
+                     PROVENANCE_MAX);
+    else
+        rc = add_pair(&x->pairs, key, text, err);
+    cJSON_free(text);
+    return rc;
+}
+
+/* A JSON file as one line of text. */
+static ErrCode add_json(Exporter *x, const char *key, const char *path, Err *err) {
+    cJSON *tree;
+    TRY(json_read(&tree, path, err));
+    const ErrCode rc = add_tree(x, key, tree, path, err);
     cJSON_Delete(tree);
+    return rc;
+}
+
+/* The same from the run's folder, where it is there. */
+static ErrCode add_run_json(Exporter *x, const char *key, const char *name, Err *err) {
+    char *path = file_join(x->run, name);
+    if (!path) return err_set(err, ERR_MEMORY, "out of memory for a path");
+    const ErrCode rc = file_exists(path) ? add_json(x, key, path, err) : ERR_OK;
+    mem_free(path);
+    return rc;
+}
+
+/* Step at which the model was saved: -1 when the run does not tell. */
+static ErrCode saved_step(int64_t *step, const Exporter *x, Err *err) {
+    *step = -1;
+    char *path = file_join(x->run, "model-last/trainer_state.json");
+    if (!path) return err_set(err, ERR_MEMORY, "out of memory for a path");
+    cJSON *state = NULL;
+    ErrCode rc = file_exists(path) ? json_read(&state, path, err) : ERR_OK;
+    const bool best = strcmp(x->dir + strlen(x->dir) - 4, "best") == 0;
+    if (state) rc = json_get_int(step, state, best ? "best_step" : "global_step", 0, INT64_MAX / 2, err);
+    cJSON_Delete(state);
+    mem_free(path);
+    return rc;
+}
+
+/* What training measured on its dev rows at that step: a line of metrics.jsonl. */
+static ErrCode add_dev_metrics(Exporter *x, Err *err) {
+    int64_t step;
+    TRY(saved_step(&step, x, err));
+    char *path = file_join(x->run, "metrics.jsonl");
+    if (!path) return err_set(err, ERR_MEMORY, "out of memory for a path");
+    Lines *lines = NULL;
+    const char *text;
+    size_t n;
+    bool more = step >= 0 && file_exists(path), found = false;
+    ErrCode rc = more ? lines_open(&lines, path, err) : ERR_OK;
+    while (rc == ERR_OK && more && !found) {
+        rc = lines_next(lines, &text, &n, &more, err);
+        if (rc != ERR_OK || !more) break;
+        cJSON *line;
+        if (json_parse(&line, text, n, NULL) != ERR_OK) continue; /* a line that a crash cut short */
+        int64_t at = -1;
+        found = cJSON_GetObjectItemCaseSensitive(line, "dev_loss") &&
+                json_get_int(&at, line, "step", 0, INT64_MAX / 2, NULL) == ERR_OK && at == step;
+        if (found) rc = add_tree(x, "router.metrics.dev", line, path, err);
+        cJSON_Delete(line);
+    }
+    lines_close(lines);
     mem_free(path);
     return rc;
 }
@@ -136,9 +186,11 @@ static ErrCode add_provenance(Exporter *x, Err *err) {
     const char *epoch = getenv("SOURCE_DATE_EPOCH"); /* NOLINT(concurrency-mt-unsafe): nobody sets it */
     if (epoch && *epoch) TRY(add_pair(&x->pairs, "router.date", epoch, err));
     TRY(add_digests(x, err));
+    if (o->metrics) TRY(add_json(x, "router.metrics", o->metrics, err));
     if (!x->run) return ERR_OK;
-    TRY(add_json(x, "router.train_config", x->run, "train_config.json", err));
-    return add_json(x, "router.metrics", x->run, "metrics.json", err);
+    TRY(add_run_json(x, "router.train_config", "train_config.json", err));
+    if (!o->metrics) TRY(add_run_json(x, "router.metrics", "eval.json", err));
+    return add_dev_metrics(x, err);
 }
 
 /* ---- opening the folder ---- */
@@ -164,23 +216,24 @@ static ErrCode find_folder(Exporter *x, const char *folder, Err *err) {
                    folder);
 }
 
-static ErrCode read_max_tokens(Exporter *x, Err *err) {
-    int64_t n = x->options->max_tokens ? x->options->max_tokens : MAX_TOKENS_DEFAULT;
+/* The model's own rules for texts, from keys that are ours in its config.json. */
+static ErrCode read_rules(Exporter *x, Err *err) {
     const int most = x->classifier.config.max_position_embeddings;
-    if (!x->options->max_tokens) {
-        char *path = file_join(x->dir, "config.json");
-        cJSON *root = NULL;
-        ErrCode rc =
-            path ? json_read(&root, path, err) : err_set(err, ERR_MEMORY, "out of memory for a path");
-        if (rc == ERR_OK) {
-            if (n > most) n = most;
-            rc = json_get_int(&n, root, "router_max_length", 2, BLOB_TOKENS_MAX, err);
-            if (rc != ERR_OK) (void)err_context(err, rc, "%s", path);
-        }
-        cJSON_Delete(root);
-        mem_free(path);
-        if (rc != ERR_OK) return rc;
+    int64_t n = most < MAX_TOKENS_DEFAULT ? most : MAX_TOKENS_DEFAULT;
+    char *path = file_join(x->dir, "config.json");
+    if (!path) return err_set(err, ERR_MEMORY, "out of memory for a path");
+    cJSON *root = NULL;
+    x->config.plain_text = true;
+    ErrCode rc = json_read(&root, path, err);
+    if (rc == ERR_OK) {
+        rc = json_get_int(&n, root, "router_max_length", 2, BLOB_TOKENS_MAX, err);
+        if (rc == ERR_OK) rc = json_get_bool(&x->config.plain_text, root, "router_plain_text", err);
+        if (rc != ERR_OK) (void)err_context(err, rc, "%s", path);
     }
+    cJSON_Delete(root);
+    mem_free(path);
+    if (rc != ERR_OK) return rc;
+    if (x->options->max_tokens) n = x->options->max_tokens;
     if (n < 2 || n > most || n > BLOB_TOKENS_MAX)
         return err_set(err, ERR_ARGUMENT,
                        "max_length: found %lld, expected 2 to %d, which the model can take", (long long)n,
@@ -208,10 +261,9 @@ static ErrCode open_folder(Exporter *x, const char *folder, Threads *threads, Er
                              .sep = special.sep,
                              .unk = special.unk,
                              .mask = special.mask,
-                             .plain_text = !x->options->recognise_specials,
                              .layer_norm_eps = (float)c->layer_norm_eps,
                              .temperature = 1.0f};
-    return read_max_tokens(x, err);
+    return read_rules(x, err);
 }
 
 /* ---- quantising ---- */

@@ -1,10 +1,14 @@
 /* export/exporter.h - a trained checkpoint to a blob: quantises, folds the position tables, adds the
  * tokenizer and what is known about its making, and lets librouter answer the golden prompts.
  *
- * The folder is a Hugging Face folder (config.json, weights, spm.model) or a training run (model-best, else
- * model-last, is then taken; train_config.json and metrics.json of the run go along). The same folder and
- * options give the same bytes: nothing in a blob says when or where it was made, but "router.date" where the
- * environment has SOURCE_DATE_EPOCH. */
+ * The folder is a Hugging Face folder (config.json, weights, spm.model) or a training run: its model-best,
+ * else model-last, is then taken, and train_config.json, the dev metrics of that model, and the report
+ * eval.json, where `router eval` left one, go along. How texts are cut and read is in config.json
+ * (router_max_length, router_plain_text), as training wrote it.
+ *
+ * On one machine the same folder and options give the same bytes: nothing in a blob says when or where it was
+ * made, but "router.date" where the environment has SOURCE_DATE_EPOCH. Another machine's float arithmetic may
+ * differ in the last bits of the float logits and the folded tables. */
 #ifndef EXPORT_EXPORTER_H
 #define EXPORT_EXPORTER_H
 
@@ -17,11 +21,10 @@
 #include "export/quant.h"
 
 typedef struct {
-    int max_tokens;          /* 0: the folder's "router_max_length" (in config.json), else 256 */
-    bool recognise_specials; /* the strings [CLS] ... in a text are tokens, as in plain Hugging Face; else
-                                text */
-    bool pack;               /* a zstd frame, for shipping */
+    int max_tokens;                    /* 0: the folder's "router_max_length" (in config.json), else 256 */
+    bool pack;                         /* a zstd frame, for shipping */
     const char *license, *description; /* or NULL */
+    const char *metrics; /* a JSON report to take along instead of the run's eval.json, or NULL */
 } ExporterOptions;
 
 typedef struct {

@@ -112,6 +112,7 @@ static void put_summary(Buf *out, const Blob *b, const char *path, const Inspect
         {"header", "router.header_sha256"},
         {"golden vectors", "router.golden.count"},
         {"training", "router.train_config"},
+        {"dev metrics", "router.metrics.dev"},
         {"metrics", "router.metrics"},
     };
     for (size_t i = 0; i < sizeof KEYS / sizeof *KEYS; i++)
@@ -130,7 +131,7 @@ static ErrCode run_inspect(const void *options, const FlagList *arguments, FILE 
     else
         put_summary(&text, &blob, path, o);
     const ErrCode rc = buf_ok(&text, err);
-    if (rc == ERR_OK) fwrite(text.data, 1, text.len, out);
+    if (rc == ERR_OK) (void)fwrite(text.data, 1, text.len, out); /* router.c asks whether stdout failed */
     buf_free(&text);
     blob_close(&blob);
     return rc;

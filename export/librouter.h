@@ -12,13 +12,17 @@
  *         }
  *         RouterAnswer answer;
  *         const char *text = "Integrate x^2 e^x from 0 to 1.";
- *         if (router_classify(router, text, ROUTER_TERMINATED, &answer, NULL, error, sizeof error) ==
- * ROUTER_OK) printf("%s %.3f\n", router_label(router, answer.label), (double)answer.probability);
+ *         int rc = router_classify(router, text, ROUTER_TERMINATED, &answer, NULL, error, sizeof error);
+ *         if (rc == ROUTER_OK)
+ *             printf("%s %.3f\n", router_label(router, answer.label), answer.probability);
+ *         else
+ *             fprintf(stderr, "%s\n", error);
  *         router_close(router);
+ *         return rc;
  *     }
  *
- *     cc example.c -lrouter          (with librouter.a: -lrouter -lsentencepiece -lzstd -lstdc++ -lm
- * -lpthread)
+ *     cc example.c -lrouter
+ *     cc example.c librouter.a -lsentencepiece -lzstd -lstdc++ -lm -lpthread
  *
  * The library depends on libc, sentencepiece and zstd alone. It prints nothing, never ends the process and
  * keeps no global state. Texts are any bytes; blobs are checked before they are believed (export/blob.h says

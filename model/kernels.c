@@ -40,14 +40,18 @@ static inline V vmax(V a, V b) {
     return select(b > a, b, a);
 }
 
-/* n < W values, the rest `fill`. */
+/* n <= W values, the rest `fill`; whole vectors must not become calls of memcpy. */
 static inline V load_some(const float *p, int n, float fill) {
+    if (n == W) return load(p);
     V v = splat(fill);
     memcpy(&v, p, (size_t)n * sizeof *p);
     return v;
 }
 static inline void store_some(float *p, V v, int n) {
-    memcpy(p, &v, (size_t)n * sizeof *p);
+    if (n == W)
+        store(p, v);
+    else
+        memcpy(p, &v, (size_t)n * sizeof *p);
 }
 
 static inline float sum_of(V v) {

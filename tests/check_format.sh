@@ -14,12 +14,10 @@ if [ "${1-}" = --fix ]; then
     # shellcheck disable=SC2086
     exec $tool -i $files
 fi
-bad=0
-for f in $files; do
-    $tool --dry-run -Werror "$f" 2>/dev/null || {
-        echo "$f: not formatted; tests/check_format.sh --fix does it"
-        bad=1
-    }
-done
-[ $bad -ne 0 ] || echo "formatted"
-exit $bad
+# shellcheck disable=SC2086
+bad=$($tool --dry-run -Werror $files 2>&1 | sed -n 's/^\([^: ]*\):[0-9].*/\1/p' | sort -u)
+if [ -n "$bad" ]; then
+    printf '%s: not formatted; tests/check_format.sh --fix does it\n' $bad
+    exit 1
+fi
+echo "formatted: $(echo "$files" | wc -l) files"

@@ -288,7 +288,7 @@ static ErrCode begin_or_resume(Trainer *t, Err *err) {
         if (!t->scratch) TRY(ckpt_save_base(t->base_path, &t->adamw, err));
         t->state.seed = o->corpus.seed;
         (void)snprintf(t->state.data_digest, sizeof t->state.data_digest, "%s", digest);
-        t->state.best_metric = -INFINITY;
+        t->state.best_metric = -(double)INFINITY;
         return open_metrics(t, 0, err);
     }
     if (strcmp(saved.data_digest, digest) != 0)
@@ -309,7 +309,7 @@ static ErrCode begin_or_resume(Trainer *t, Err *err) {
 }
 
 ErrCode trainer_open(Trainer *t, const TrainOptions *options, const FlagList *data, Err *err) {
-    *t = (Trainer){.options = options, .last_score = {NAN, NAN, 0}};
+    *t = (Trainer){.options = options, .last_score = {(double)NAN, (double)NAN, 0}};
     const TrainOptions *o = options;
     ErrCode rc = file_mkdirs(o->out, err);
     if (rc == ERR_OK) rc = run_path(&t->best_dir, t, "model-best", err);

@@ -114,9 +114,11 @@ static void expect(const char **p, char c) {
 }
 
 static unsigned hex4(const char *p) {
-    unsigned v = 0;
-    if (sscanf(p, "%4x", &v) != 1) die("a wrong escape", p);
-    return v;
+    char digits[5] = {0}, *end;
+    strncpy(digits, p, 4);
+    const unsigned long v = strtoul(digits, &end, 16);
+    if (end != digits + 4) die("a wrong escape", p);
+    return (unsigned)v;
 }
 
 static char *string(const char **p) {

@@ -1,0 +1,761 @@
+/* tests/test_ops.c - every operation of a backend against ref, on random shapes.
+ *
+ * usage: test_ops [--backend NAME] [--perf]
+ *
+ * Each case runs on ref, and on the backend with 1, 2, 3 and 5 threads. Outputs begin as NaN where they are
+ * to be written and as random numbers where they are to be added to. Compared with ref within a tolerance;
+ * bit for bit among the numbers of threads. Every array lies between guard zones, which nobody may touch:
+ * they hold NaN, so that what is read there shows as well. No operation may allocate.
+ *
+ * Tolerances are relative to the largest magnitude of the array, as the data are random numbers of one scale:
+ * a sum of n float products in another order differs by about sqrt(n) 6e-8 of its own spread. --perf prints
+ * rates at the sizes of deberta-v3-small instead. */
+#include <math.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "core/mem.h"
+#include "core/progress.h"
+#include "core/rng.h"
+#include "core/threads.h"
+#include "model/buckets.h"
+#include "model/ops.h"
+#include "model/ops_blas.h"
+
+enum { VARIANTS = 5, GUARD = 67, ARRAYS_MAX = 12, SEQUENCES_MAX = 16 };
+static const int THREADS[VARIANTS] = {0, 1, 2, 3, 5}; /* variant 0 is ref, without a pool */
+
+static Ops variants[VARIANTS];
+static Threads *pools[VARIANTS];
+static uint64_t seed, drawn;
+static int cases, failures;
+
+static int draw(int below) {
+    return (int)(rng_bits(seed, drawn++) % (uint64_t)below);
+}
+static int pick(const int *list, int n) {
+    return list[draw(n)];
+}
+#define PICK(...) pick((const int[]){__VA_ARGS__}, (int)(sizeof((const int[]){__VA_ARGS__}) / sizeof(int)))
+
+/* ---- cases ---- */
+
+typedef enum {
+    READ,  /* must stay as it is */
+    WRITE, /* begins as NaN */
+    ADD    /* begins random; is added to, or changed in place */
+} Use;
+
+typedef struct {
+    const char *name;
+    size_t n;
+    Use use;
+    double tolerance; /* of the array's largest magnitude (or of `least`, if that is more); 0: bit for bit */
+    double least;
+    float *start; /* random contents (n) */
+} Array;
+
+typedef struct {
+    int N, O, I, H, S, K, V;
+    bool pre, dx, add_dx, r, kept,
+        alias; /* optional arguments that are there; alias: the output is an input */
+    float eps, scale;
+    Dropout drop;
+    Attention attention;
+    AdamwStep step;
+    AdamwRows rows;
+    int32_t *ids, *slot;
+} Shape;
+
+typedef void Run(Ops *o, float **a, const Shape *s);
+
+typedef struct {
+    char name[160];
+    Run *run;
+    Shape shape;
+    Array arrays[ARRAYS_MAX];
+    int count;
+} Case;
+
+static float *normals(size_t n, double scale) {
+    float *p = malloc((n + 1) * sizeof *p);
+    for (size_t i = 0; p && i < n; i++) p[i] = (float)(scale * rng_normal(seed, drawn++));
+    if (!p) abort();
+    return p;
+}
+
+static Array *array(Case *c, const char *name, int rows, int cols, Use use, double tolerance) {
+    Array *a = &c->arrays[c->count++];
+    const size_t n = (size_t)rows * (size_t)cols;
+    *a = (Array){name, n, use, tolerance, 0, normals(n, 1)};
+    return a;
+}
+
+static int32_t *integers(int n, int below) {
+    int32_t *p = malloc((size_t)(n + 1) * sizeof *p);
+    for (int i = 0; p && i < n; i++) p[i] = draw(below);
+    if (!p) abort();
+    return p;
+}
+
+static void complain(const Case *c, int variant, const char *array_name, const char *what) {
+    if (failures++ < 20)
+        printf("FAIL %s, %s: %s %s\n", c->name, variant ? variants[variant].name : "ref", array_name, what);
+}
+
+/* Copies between guards; data begin at any multiple of 4 bytes. */
+static float *guarded(const Array *a, float **block, size_t shift) {
+    *block = malloc((a->n + 2 * GUARD + shift) * sizeof **block);
+    if (!*block) abort();
+    for (size_t i = 0; i < a->n + 2 * GUARD + shift; i++) (*block)[i] = NAN;
+    float *data = *block + GUARD + shift;
+    if (a->use != WRITE) memcpy(data, a->start, a->n * sizeof *data);
+    return data;
+}
+
+static bool guards_hold(const Array *a, const float *block, size_t shift) {
+    const float poison = NAN;
+    for (size_t i = 0; i < a->n + 2 * GUARD + shift; i++)
+        if ((i < GUARD + shift || i >= GUARD + shift + a->n) &&
+            memcmp(&block[i], &poison, sizeof poison) != 0)
+            return false;
+    return true;
+}
+
+static void compare(const Case *c, int variant, const Array *a, const float *got, const float *want) {
+    double most = a->least;
+    for (size_t i = 0; i < a->n; i++) most = fmax(most, fabs((double)want[i]));
+    for (size_t i = 0; i < a->n; i++) {
+        const double error = fabs((double)got[i] - (double)want[i]);
+        if (isfinite(want[i]) && error <= a->tolerance * most) continue;
+        char what[128];
+        (void)snprintf(what, sizeof what, "[%zu of %zu] is %.9g, ref has %.9g; the largest is %.3g", i, a->n,
+                       (double)got[i], (double)want[i], most);
+        complain(c, variant, a->name, what);
+        return;
+    }
+}
+
+static void check(Case *c) {
+    float *blocks[VARIANTS][ARRAYS_MAX], *data[VARIANTS][ARRAYS_MAX];
+    size_t shift[ARRAYS_MAX];
+    cases++;
+    for (int i = 0; i < c->count; i++) shift[i] = (size_t)draw(16);
+    for (int v = 0; v < VARIANTS; v++) {
+        for (int i = 0; i < c->count; i++) data[v][i] = guarded(&c->arrays[i], &blocks[v][i], shift[i]);
+        const size_t allocations = mem_count();
+        c->run(&variants[v], data[v], &c->shape);
+        if (mem_count() != allocations) complain(c, v, "memory", "was allocated");
+        for (int i = 0; i < c->count; i++) {
+            const Array *a = &c->arrays[i];
+            const size_t bytes = a->n * sizeof(float);
+            if (!guards_hold(a, blocks[v][i], shift[i]))
+                complain(c, v, a->name, "was left by a write or NaN");
+            if (a->use == READ && memcmp(data[v][i], a->start, bytes) != 0)
+                complain(c, v, a->name, "is an input and was changed");
+            if (a->use != READ && v == 1) compare(c, v, a, data[v][i], data[0][i]);
+            if (a->use != READ && v > 1 && memcmp(data[v][i], data[1][i], bytes) != 0)
+                complain(c, v, a->name, "depends on the number of threads");
+        }
+    }
+    for (int i = 0; i < c->count; i++) {
+        for (int v = 0; v < VARIANTS; v++) free(blocks[v][i]);
+        free(c->arrays[i].start);
+    }
+}
+
+static void prepare(int longest, int A, int D) {
+    for (int v = 0; v < VARIANTS; v++) {
+        Err err = {0};
+        if (variants[v].prepare(&variants[v], longest, A, D, &err) != ERR_OK) {
+            printf("FAIL prepare: %s\n", err.msg);
+            exit(1);
+        }
+    }
+}
+
+/* Identities of rows: large, as seq << 24 | position is. */
+static Dropout dropout_of(int rows, float p) {
+    uint64_t *row = malloc((size_t)(rows + 1) * sizeof *row);
+    if (!row) abort();
+    for (int i = 0; i < rows; i++) row[i] = rng_bits(seed, drawn++) >> 24;
+    return (Dropout){p, rng_bits(seed, drawn++), row};
+}
+
+static void free_dropout(Dropout *d) {
+    free((void *)(uintptr_t)d->row);
+}
+
+/* ---- linear ---- */
+
+static void run_linear(Ops *o, float **a, const Shape *s) {
+    o->linear(o, a[0], s->pre ? a[1] : NULL, a[2], a[3], a[4], s->N, s->O, s->I);
+}
+
+/* What inference does: gelu in place. */
+static void run_linear_alias(Ops *o, float **a, const Shape *s) {
+    o->linear(o, a[0], a[0], a[1], a[2], a[3], s->N, s->O, s->I);
+}
+
+static void test_linear(int N, int O, int I, bool pre, bool alias) {
+    Case c = {.run = alias ? run_linear_alias : run_linear, .shape = {.N = N, .O = O, .I = I, .pre = pre}};
+    (void)snprintf(c.name, sizeof c.name, "linear N=%d O=%d I=%d%s%s", N, O, I, pre ? " gelu" : "",
+                   alias ? " gelu in place" : "");
+    const double tolerance = 2e-6; /* sums of I products; gelu's erf is good to 3e-7, which is then multiplied
+                                      by a z of size sqrt(I), also where gelu itself is near 0 */
+    array(&c, "y", N, O, WRITE, tolerance)->least = sqrt(I);
+    if (!alias) array(&c, "pre", pre ? N : 0, O, WRITE, tolerance)->least = sqrt(I);
+    array(&c, "x", N, I, READ, 0);
+    array(&c, "w", O, I, READ, 0);
+    array(&c, "b", 1, O, READ, 0);
+    check(&c);
+}
+
+static void run_linear_grad(Ops *o, float **a, const Shape *s) {
+    o->linear_grad(o, s->dx ? a[0] : NULL, s->add_dx, a[1], a[2], a[3], a[4], a[5], s->pre ? a[6] : NULL,
+                   s->N, s->O, s->I);
+}
+
+static void test_linear_grad(int N, int O, int I, bool pre, bool dx, bool add_dx) {
+    Case c = {.run = run_linear_grad,
+              .shape = {.N = N, .O = O, .I = I, .pre = pre, .dx = dx, .add_dx = add_dx}};
+    (void)snprintf(c.name, sizeof c.name, "linear_grad N=%d O=%d I=%d%s%s", N, O, I, pre ? " gelu" : "",
+                   !dx      ? " without dx"
+                   : add_dx ? " adding dx"
+                            : "");
+    const double tolerance = 3e-6; /* as linear; dw and db are sums over N, which may cancel */
+    array(&c, "dx", dx ? N : 0, I, add_dx ? ADD : WRITE, tolerance)->least = sqrt(O);
+    array(&c, "dw", O, I, ADD, tolerance)->least = sqrt(N);
+    array(&c, "db", 1, O, ADD, tolerance)->least = sqrt(N);
+    array(&c, "dy", N, O, ADD, tolerance); /* becomes dz */
+    array(&c, "x", N, I, READ, 0);
+    array(&c, "w", O, I, READ, 0);
+    array(&c, "pre", pre ? N : 0, O, READ, 0);
+    check(&c);
+}
+
+static void test_linears(void) {
+    for (int i = 0; i < 60; i++) {
+        const int N = PICK(1, 2, 3, 15, 17, 63, 64, 65, 100, 255, 256, 257, 300, 520);
+        const int O = PICK(1, 2, 5, 7, 16, 24, 63, 64, 65, 192, 256, 257, 260);
+        const int I = PICK(1, 3, 8, 15, 24, 33, 64, 65, 129, 192, 256, 257);
+        test_linear(N, O, I, draw(2), false);
+        test_linear(N, O, I, true, true);
+        const int dx = draw(3);
+        test_linear_grad(N, O, I, draw(2), dx > 0, dx > 1);
+    }
+    test_linear(257, 600, 513, true, false); /* several tiles each way */
+    test_linear_grad(513, 300, 600, true, true, true);
+}
+
+/* ---- norm, dropout ---- */
+
+static void run_norm(Ops *o, float **a, const Shape *s) {
+    float *y = s->alias ? a[3] : a[0];
+    o->norm(o, y, s->kept ? a[1] : NULL, s->kept ? a[2] : NULL, a[3], s->r ? a[4] : NULL, a[5], a[6],
+            &s->drop, s->N, s->H, s->eps);
+}
+
+/* The error of s - mean is that of s; dividing by a small deviation (few columns) enlarges it. */
+static double worst_rstd(const float *x, const float *r, const Dropout *drop, int N, int H) {
+    double most = 1;
+    for (int n = 0; n < N; n++) {
+        double sum = 0, squares = 0;
+        for (int h = 0; h < H; h++) {
+            const size_t at = (size_t)n * (size_t)H + (size_t)h;
+            double s = (double)x[at];
+            if (drop->p > 0) {
+                const uint64_t key = ops_drop_row(drop->key, drop->row[n]);
+                s = ops_drop_bits(key, (uint32_t)h) >= ops_drop_limit(drop->p) ? s / (1 - (double)drop->p)
+                                                                               : 0;
+            }
+            if (r) s += (double)r[at];
+            sum += s;
+            squares += s * s;
+        }
+        const double var = fmax(squares / H - sum / H * (sum / H), 0);
+        if (H > 1) most = fmax(most, 1 / sqrt(var + 1e-7));
+    }
+    return most;
+}
+
+static void test_norm(int N, int H, bool r, bool kept, bool alias, float p) {
+    prepare(1, 1, H);
+    Case c = {
+        .run = run_norm,
+        .shape = {
+            .N = N, .H = H, .r = r, .kept = kept, .alias = alias, .eps = 1e-7f, .drop = dropout_of(N, p)}};
+    (void)snprintf(c.name, sizeof c.name, "norm N=%d H=%d dropout %g%s%s%s", N, H, (double)p,
+                   r ? " residual" : "", kept ? " kept" : "", alias ? " in place" : "");
+    array(&c, "y", alias ? 0 : N, H, WRITE, 0);
+    array(&c, "xhat", kept ? N : 0, H, WRITE, 0);
+    array(&c, "rstd", kept ? N : 0, 1, WRITE, 0);
+    const float *x = array(&c, "x", N, H, alias ? ADD : READ, 0)->start;
+    const float *residual = array(&c, "r", r ? N : 0, H, READ, 0)->start;
+    array(&c, "w", 1, H, READ, 0);
+    array(&c, "b", 1, H, READ, 0);
+    /* a mean and a variance of H numbers of size 1, which ref sums one by one; see worst_rstd */
+    const double tolerance = 3e-6 * worst_rstd(x, r ? residual : NULL, &c.shape.drop, N, H);
+    for (int i = 0; i < 4; i++) c.arrays[i].tolerance = tolerance;
+    check(&c);
+    free_dropout(&c.shape.drop);
+}
+
+static void run_norm_grad(Ops *o, float **a, const Shape *s) {
+    o->norm_grad(o, a[0], s->r ? a[1] : NULL, a[2], a[3], a[4], a[5], a[6], a[7], &s->drop, s->N, s->H);
+}
+
+static void test_norm_grad(int N, int H, bool dr, float p) {
+    prepare(1, 1, H);
+    Case c = {.run = run_norm_grad, .shape = {.N = N, .H = H, .r = dr, .drop = dropout_of(N, p)}};
+    (void)snprintf(c.name, sizeof c.name, "norm_grad N=%d H=%d dropout %g%s", N, H, (double)p,
+                   dr ? " dr" : "");
+    const double tolerance = 3e-6;                      /* sums of H and of N products */
+    array(&c, "dx", N, H, WRITE, tolerance)->least = 1; /* it is a difference of numbers of that size */
+    array(&c, "dr", dr ? N : 0, H, WRITE, tolerance)->least = 1;
+    array(&c, "dw", 1, H, ADD, tolerance)->least = sqrt(N);
+    array(&c, "db", 1, H, ADD, tolerance)->least = sqrt(N);
+    array(&c, "dy", N, H, READ, 0);
+    array(&c, "xhat", N, H, READ, 0);
+    array(&c, "rstd", N, 1, READ, 0);
+    array(&c, "w", 1, H, READ, 0);
+    check(&c);
+    free_dropout(&c.shape.drop);
+}
+
+static void run_dropout(Ops *o, float **a, const Shape *s) {
+    o->dropout(o, s->alias ? a[1] : a[0], a[1], &s->drop, s->N, s->H);
+}
+
+static void test_dropout(int N, int H, float p, bool alias) {
+    Case c = {.run = run_dropout, .shape = {.N = N, .H = H, .alias = alias, .drop = dropout_of(N, p)}};
+    (void)snprintf(c.name, sizeof c.name, "dropout N=%d H=%d p=%g%s", N, H, (double)p,
+                   alias ? " in place" : "");
+    array(&c, "y", alias ? 0 : N, H, WRITE, 0); /* bit for bit: the mask, and one multiplication */
+    array(&c, "x", N, H, alias ? ADD : READ, 0);
+    check(&c);
+    free_dropout(&c.shape.drop);
+}
+
+static void test_rows(void) {
+    static const float P[] = {0, 0.1f, 0.1f, 0.5f};
+    for (int i = 0; i < 40; i++) {
+        const int N = PICK(1, 2, 15, 16, 17, 63, 64, 65, 130, 300);
+        const int H = PICK(1, 2, 3, 8, 15, 16, 17, 24, 31, 48, 64, 100, 192, 768);
+        test_norm(N, H, draw(2), draw(2), draw(4) == 0, P[draw(4)]);
+        test_norm_grad(N, H, draw(2), P[draw(4)]);
+        test_dropout(N, H, P[draw(4)], draw(2));
+    }
+}
+
+/* ---- attention ---- */
+
+static void run_attention(Ops *o, float **a, const Shape *s) {
+    o->attention(o, a[0], a[1], a[2], a[3], a[4], a[5], &s->attention);
+}
+
+static void run_attention_grad(Ops *o, float **a, const Shape *s) {
+    o->attention_grad(o, a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[9], a[10], &s->attention);
+}
+
+typedef struct {
+    int lengths[SEQUENCES_MAX], S, A, D, B, extra; /* extra: the step's longest is so much longer */
+    float p;
+    double spread; /* of the queries: 1 gives smooth probabilities, 20 sharp ones */
+} AttentionCase;
+
+static void add_inputs(Case *c, const AttentionCase *t, int N, int R) {
+    const int H = t->A * t->D;
+    Array *q = array(c, "q", N, H, READ, 0);
+    for (size_t i = 0; i < q->n; i++) q->start[i] *= (float)t->spread;
+    array(c, "k", N, H, READ, 0);
+    array(c, "v", N, H, READ, 0);
+    array(c, "kr", R, H, READ, 0);
+    array(c, "qr", R, H, READ, 0);
+}
+
+static void test_attention(const AttentionCase *t) {
+    int32_t start[SEQUENCES_MAX + 1] = {0};
+    Packed packed = {.S = t->S, .start = start};
+    char lengths[64] = "";
+    for (int s = 0; s < t->S; s++) {
+        start[s + 1] = start[s] + t->lengths[s];
+        packed.longest = t->lengths[s] > packed.longest ? t->lengths[s] : packed.longest;
+        const size_t n = strlen(lengths);
+        (void)snprintf(lengths + n, sizeof lengths - n, " %d", t->lengths[s]);
+    }
+    packed.N = start[t->S];
+    const int longest = packed.longest + t->extra, N = packed.N, H = t->A * t->D;
+    const int first = buckets_row(1 - longest, t->B, 512),
+              R = buckets_row(longest - 1, t->B, 512) - first + 1;
+    int32_t *index = integers(2 * longest, 1);
+    for (int i = 0; i < 2 * longest - 1; i++) index[i] = buckets_row(i - (longest - 1), t->B, 512) - first;
+    Dropout drop = dropout_of(N, t->p);
+    const Attention shape = {&packed, t->A, t->D, index, longest, R, (float)(1 / sqrt(3.0 * t->D)), &drop};
+    prepare(longest, t->A, t->D);
+    /* Scores of size `spread` are sums of 3 D products: their absolute error is the probabilities' relative
+     * one. A mask that differs in one place shows: a probability is about 1 / L, 2e-3 at least. */
+    const double tolerance = t->spread > 1 ? 1e-4 : 1e-5;
+    char what[140];
+    (void)snprintf(what, sizeof what, "lengths%s A=%d D=%d B=%d R=%d longest %d dropout %g spread %g",
+                   lengths, t->A, t->D, t->B, R, longest, (double)t->p, t->spread);
+    Case c = {.run = run_attention, .shape = {.attention = shape}};
+    (void)snprintf(c.name, sizeof c.name, "attention %s", what);
+    array(&c, "out", N, H, WRITE, tolerance);
+    add_inputs(&c, t, N, R);
+    check(&c);
+    Case g = {.run = run_attention_grad, .shape = {.attention = shape}};
+    (void)snprintf(g.name, sizeof g.name, "attention_grad %s", what);
+    array(&g, "dq", N, H, WRITE, tolerance);
+    array(&g, "dk", N, H, WRITE, tolerance);
+    array(&g, "dv", N, H, WRITE, tolerance);
+    /* Up to L L / 2 pairs of tokens share a row of the tables; ref adds them one by one. */
+    array(&g, "dkr", R, H, ADD, tolerance * (longest > 200 ? 10 : 1));
+    array(&g, "dqr", R, H, ADD, tolerance * (longest > 200 ? 10 : 1));
+    array(&g, "dout", N, H, READ, 0);
+    add_inputs(&g, t, N, R);
+    check(&g);
+    free_dropout(&drop);
+    free(index);
+}
+
+static void test_attentions(void) {
+    static const AttentionCase FIXED[] = {
+        {{1}, 1, 1, 4, 4, 0, 0, 1},
+        {{1, 2, 1}, 3, 2, 16, 8, 0, 0.1f, 1},
+        {{2}, 1, 3, 24, 256, 3, 0, 1},
+        {{15, 16, 17}, 3, 2, 24, 32, 0, 0.1f, 1},
+        {{16}, 1, 1, 64, 4, 0, 0, 20},
+        {{31, 32, 33, 1, 47}, 5, 3, 4, 16, 5, 0.1f, 1},
+        {{127, 128, 129}, 3, 2, 16, 256, 0, 0, 1},
+        {{129, 3, 128, 127}, 4, 1, 64, 256, 40, 0.1f, 20},
+        {{300, 1, 17}, 3, 2, 64, 256, 0, 0.1f, 1},
+        {{511}, 1, 1, 16, 256, 1, 0.1f, 1},
+        {{512, 2}, 2, 2, 24, 256, 0, 0, 1},
+        {{512, 511}, 2, 1, 64, 32, 0, 0.1f, 1},
+    };
+    for (size_t i = 0; i < sizeof FIXED / sizeof FIXED[0]; i++) test_attention(&FIXED[i]);
+    for (int i = 0; i < 30; i++) {
+        AttentionCase t = {
+            .S = 1 + draw(9), .A = 1 + draw(3), .D = PICK(4, 16, 24, 64, 10), .B = PICK(4, 32, 256)};
+        for (int s = 0; s < t.S; s++) t.lengths[s] = 1 + draw(PICK(4, 20, 70));
+        t.extra = draw(2) * draw(60);
+        t.p = draw(2) ? 0.1f : 0;
+        t.spread = draw(4) ? 1 : 20;
+        test_attention(&t);
+    }
+}
+
+/* ---- rows that move ---- */
+
+static void run_embed(Ops *o, float **a, const Shape *s) {
+    o->embed(o, a[0], a[1], s->ids, s->N, s->H);
+}
+static void run_embed_grad(Ops *o, float **a, const Shape *s) {
+    o->embed_grad(o, a[0], s->slot, a[1], s->N, s->H);
+}
+static void run_gather(Ops *o, float **a, const Shape *s) {
+    o->gather(o, a[0], a[1], s->ids, s->S, s->H);
+}
+static void run_scatter(Ops *o, float **a, const Shape *s) {
+    o->scatter(o, a[0], a[1], s->ids, s->N, s->S, s->H);
+}
+static void run_add(Ops *o, float **a, const Shape *s) {
+    o->add(o, a[0], a[1], (size_t)s->N);
+}
+
+static void test_moves(void) {
+    for (int i = 0; i < 12; i++) {
+        const int N = PICK(1, 2, 17, 63, 64, 65, 200), H = PICK(1, 3, 16, 17, 64, 100), V = 1 + draw(80);
+        Shape s = {.N = N, .H = H, .V = V, .ids = integers(N, V), .slot = integers(N, V + 1)};
+        for (int n = 0; n < N; n++) s.slot[n]--; /* -1: left out */
+        Case c = {.run = run_embed, .shape = s};
+        (void)snprintf(c.name, sizeof c.name, "embed N=%d H=%d V=%d", N, H, V);
+        array(&c, "y", N, H, WRITE, 0);
+        array(&c, "table", V, H, READ, 0);
+        check(&c);
+        c = (Case){.run = run_embed_grad, .shape = s};
+        (void)snprintf(c.name, sizeof c.name, "embed_grad N=%d H=%d V=%d", N, H, V);
+        array(&c, "dtable", V, H, ADD, 1e-6); /* up to N terms in one row */
+        array(&c, "dy", N, H, READ, 0);
+        check(&c);
+        const int S = 1 + draw(N); /* S different rows */
+        for (int k = 0; k < S; k++) s.ids[k] = (int32_t)((long)k * N / S);
+        s.S = S;
+        c = (Case){.run = run_gather, .shape = s};
+        (void)snprintf(c.name, sizeof c.name, "gather N=%d S=%d H=%d", N, S, H);
+        array(&c, "y", S, H, WRITE, 0);
+        array(&c, "x", N, H, READ, 0);
+        check(&c);
+        c = (Case){.run = run_scatter, .shape = s};
+        (void)snprintf(c.name, sizeof c.name, "scatter N=%d S=%d H=%d", N, S, H);
+        array(&c, "dx", N, H, WRITE, 0);
+        array(&c, "dy", S, H, READ, 0);
+        check(&c);
+        s.N = PICK(1, 7, 1000, 70000);
+        c = (Case){.run = run_add, .shape = s};
+        (void)snprintf(c.name, sizeof c.name, "add n=%d", s.N);
+        array(&c, "y", s.N, 1, ADD, 0);
+        array(&c, "x", s.N, 1, READ, 0);
+        check(&c);
+        free(s.ids);
+        free(s.slot);
+    }
+}
+
+/* ---- loss, sum of squares, AdamW ---- */
+
+static void run_loss(Ops *o, float **a, const Shape *s) {
+    o->loss(o, a[0], a[1], a[2], a[3], s->r ? a[4] : NULL, s->scale, s->S, s->K);
+}
+
+static void test_losses(void) {
+    for (int i = 0; i < 30; i++) {
+        const int S = PICK(1, 2, 17, 64, 65), K = PICK(1, 2, 3, 5, 17, 64), kind = draw(3);
+        Case c = {.run = run_loss, .shape = {.S = S, .K = K, .r = draw(2), .scale = 0.37f}};
+        (void)snprintf(c.name, sizeof c.name, "loss S=%d K=%d targets %d%s", S, K, kind,
+                       c.shape.r ? " weighted" : "");
+        array(&c, "loss", S, 1, WRITE, 1e-6); /* one exp and log per class */
+        array(&c, "dlogits", S, K, WRITE, 1e-6);
+        Array *z = array(&c, "logits", S, K, READ, 0);
+        Array *t = array(&c, "target", S, K, READ, 0);
+        Array *w = array(&c, "weight", c.shape.r ? S : 0, 1, READ, 0);
+        for (size_t k = 0; draw(3) == 0 && k < z->n; k++) z->start[k] *= 80; /* beyond what exp can hold */
+        for (size_t k = 0; k < w->n; k++) w->start[k] = fabsf(w->start[k]);
+        for (int s = 0; K > 1 && s < S; s++) { /* one-hot, smoothed, soft */
+            double sum = 0;
+            float *row = t->start + (size_t)s * (size_t)K;
+            const int label = draw(K);
+            for (int k = 0; k < K; k++) {
+                row[k] = kind == 2 ? fabsf(row[k])
+                                   : (k == label ? 1 : 0) * (kind ? 0.9f : 1) + (kind ? 0.1f / (float)K : 0);
+                sum += (double)row[k];
+            }
+            for (int k = 0; k < K; k++) row[k] = (float)((double)row[k] / sum);
+        }
+        check(&c);
+    }
+}
+
+static void test_sumsq(void) {
+    static const int SIZES[] = {0, 1, 7, 8, 9, 4095, 65535, 65536, 65537, 300001};
+    for (size_t i = 0; i < sizeof SIZES / sizeof SIZES[0]; i++) {
+        Case c = {0};
+        (void)snprintf(c.name, sizeof c.name, "sumsq n=%d", SIZES[i]);
+        float *x = normals((size_t)SIZES[i], 3);
+        double want = 0, got[VARIANTS];
+        for (int k = 0; k < SIZES[i]; k++) want += (double)x[k] * (double)x[k];
+        for (int v = 0; v < VARIANTS; v++) {
+            got[v] = variants[v].sumsq(&variants[v], x, (size_t)SIZES[i]);
+            if (!(fabs(got[v] - want) <= 1e-12 * want)) complain(&c, v, "the sum", "is wrong"); /* doubles */
+            if (v > 1 && memcmp(&got[v], &got[1], sizeof got[1]) != 0)
+                complain(&c, v, "the sum", "depends on the number of threads");
+        }
+        cases++;
+        free(x);
+    }
+}
+
+static AdamwStep random_step(void) {
+    const double t = 1 + draw(1000);
+    return (AdamwStep){.lr = 1e-3,
+                       .beta1 = 0.9,
+                       .beta2 = 0.999,
+                       .eps = 1e-8,
+                       .decay = draw(2) * 1e-4,
+                       .clip = draw(2) ? 1 : 0.3,
+                       .bias1 = 1 - pow(0.9, t),
+                       .bias2 = 1 - pow(0.999, t)};
+}
+
+static void run_adamw(Ops *o, float **a, const Shape *s) {
+    o->adamw(o, a[0], a[1], a[2], a[3], (size_t)s->N, &s->step);
+}
+
+static void run_adamw_rows(Ops *o, float **a, const Shape *s) {
+    AdamwRows rows = s->rows;
+    rows.table = a[0];
+    rows.m = a[1];
+    rows.v = a[2];
+    rows.grad = a[3];
+    rows.step = &s->step;
+    o->adamw_rows(o, &rows);
+}
+
+static void positive(Array *a) {
+    for (size_t i = 0; i < a->n; i++) a->start[i] = fabsf(a->start[i]) + 0.01f;
+}
+
+static void test_adamw(void) {
+    static const int SIZES[] = {1, 7, 17, 1000, 65536, 65537, 140000};
+    for (size_t i = 0; i < sizeof SIZES / sizeof SIZES[0]; i++) {
+        Case c = {.run = run_adamw, .shape = {.N = SIZES[i], .step = random_step()}};
+        (void)snprintf(c.name, sizeof c.name, "adamw n=%d", SIZES[i]);
+        array(&c, "p", SIZES[i], 1, ADD, 1e-6); /* the same few operations, fused or not */
+        array(&c, "m", SIZES[i], 1, ADD, 1e-6);
+        positive(array(&c, "v", SIZES[i], 1, ADD, 1e-6));
+        array(&c, "g", SIZES[i], 1, READ, 0);
+        check(&c);
+    }
+    for (int i = 0; i < 12; i++) {
+        const int rows = PICK(1, 2, 63, 64, 65, 150), H = PICK(1, 3, 17, 32, 100), V = rows + draw(50),
+                  slots = 1 + draw(rows);
+        prepare(1, 1, H);
+        int32_t *ids = integers(V, 1), *slot = integers(V, 1);
+        uint32_t *order = calloc((size_t)V, sizeof *order);
+        if (!order) abort();
+        rng_shuffle(order, (size_t)V, rng_bits(seed, drawn++));
+        for (int v = 0; v < V; v++) {
+            ids[v] = (int32_t)order[v];
+            slot[order[v]] = v < slots && draw(3) ? v : -1; /* the others have no gradient in this step */
+        }
+        Case c = {.run = run_adamw_rows,
+                  .shape = {.step = random_step(), .rows = {.ids = ids, .slot = slot, .rows = rows, .H = H}}};
+        (void)snprintf(c.name, sizeof c.name, "adamw_rows rows=%d H=%d V=%d slots=%d", rows, H, V, slots);
+        array(&c, "table", V, H, ADD, 1e-6);
+        array(&c, "m", rows, H, ADD, 1e-6);
+        positive(array(&c, "v", rows, H, ADD, 1e-6));
+        array(&c, "grad", slots, H, READ, 0);
+        check(&c);
+        free(ids);
+        free(slot);
+        free(order);
+    }
+}
+
+static void test_contract(void) {
+    Ops o;
+    Err err = {0};
+    cases++;
+    if (ops_open(&o, "blast", NULL, &err) != ERR_ARGUMENT ||
+        strcmp(err.msg, "backend: found 'blast', expected one of blas, ref") != 0) {
+        printf("FAIL an unknown backend: %s\n", err.msg);
+        failures++;
+    }
+    for (int v = 0; v < VARIANTS; v++)
+        if (variants[v].sync(&variants[v], &err) != ERR_OK) {
+            printf("FAIL sync: %s\n", err.msg);
+            failures++;
+        }
+}
+
+/* ---- rates ---- */
+
+static double time_of(Run *run, Ops *o, float **a, const Shape *s) {
+    run(o, a, s);
+    const double from = progress_clock();
+    int times = 0;
+    do {
+        run(o, a, s);
+        times++;
+    } while (progress_clock() - from < 0.4);
+    return (progress_clock() - from) / times;
+}
+
+static void perf(Ops *o) {
+    enum { L = 256, S = 16, N = L * S, H = 768, F = 3072, A = 12, D = 64, SPAN = 2 * L - 1 };
+    static int32_t start[S + 1], index[SPAN];
+    const Packed packed = {.N = N, .S = S, .longest = L, .start = start};
+    for (int s = 0; s <= S; s++) start[s] = s * L;
+    for (int i = 0; i < SPAN; i++)
+        index[i] = buckets_row(i - (L - 1), 256, 512) - buckets_row(1 - L, 256, 512);
+    const int R = index[SPAN - 1] + 1;
+    Dropout drop = dropout_of(N, 0.1f);
+    Err err = {0};
+    if (o->prepare(o, L, A, D, &err) != ERR_OK) {
+        printf("prepare: %s\n", err.msg);
+        return;
+    }
+    float *a[11];
+    for (int i = 0; i < 11; i++) a[i] = normals((size_t)N * F, 1);
+    int32_t *ids = integers(N, N);
+    const Shape base = {.N = N,
+                        .O = F,
+                        .I = H,
+                        .H = H,
+                        .S = N,
+                        .pre = true,
+                        .dx = true,
+                        .eps = 1e-7f,
+                        .drop = drop,
+                        .kept = true,
+                        .r = true,
+                        .ids = ids,
+                        .slot = ids,
+                        .step = random_step(),
+                        .attention = {&packed, A, D, index, L, R, (float)(1 / sqrt(3.0 * D)), &drop}};
+    Shape many = base;
+    many.N = N * H;
+    const double gemm = 2.0 * N * F * H * 1e-9, tile = (2.0 * 2 + 2 * 2 * 2) * N * L * H * 1e-9,
+                 array_gb = 4.0 * N * H * 1e-9;
+    const struct {
+        const char *name, *unit;
+        Run *run;
+        const Shape *shape;
+        double work;
+    } rates[] = {{"linear + gelu", "GFLOP/s", run_linear, &base, gemm},
+                 {"linear_grad + gelu", "GFLOP/s", run_linear_grad, &base, 2 * gemm},
+                 /* q k^T, p v, and twice q against 2 L distances */
+                 {"attention", "GFLOP/s", run_attention, &base, tile},
+                 {"attention_grad", "GFLOP/s", run_attention_grad, &base, 2.5 * tile},
+                 {"norm", "GB/s", run_norm, &base, 4 * array_gb},
+                 {"norm_grad", "GB/s", run_norm_grad, &base, 4 * array_gb},
+                 {"dropout", "GB/s", run_dropout, &base, 2 * array_gb},
+                 {"embed", "GB/s", run_embed, &base, 2 * array_gb},
+                 {"embed_grad", "GB/s", run_embed_grad, &base, 3 * array_gb},
+                 {"add", "GB/s", run_add, &many, 3 * array_gb},
+                 {"adamw", "GB/s", run_adamw, &many, 7 * array_gb}};
+    printf("%s, %d threads, N=%d H=%d F=%d L=%d\n", o->name, threads_count(o->threads), N, H, F, L);
+    for (size_t i = 0; i < sizeof rates / sizeof rates[0]; i++)
+        printf("  %-20s %8.1f %s\n", rates[i].name,
+               rates[i].work / time_of(rates[i].run, o, a, rates[i].shape), rates[i].unit);
+    for (int i = 0; i < 11; i++) free(a[i]);
+    free(ids);
+    free_dropout(&drop);
+}
+
+int main(int argc, char **argv) {
+    const char *backend = "blas", *given = getenv("TEST_SEED");
+    bool measure = false;
+    Err err = {0};
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--backend") == 0 && i + 1 < argc) {
+            backend = argv[++i];
+        } else if (strcmp(argv[i], "--perf") == 0) {
+            measure = true;
+        } else {
+            printf("usage: test_ops [--backend NAME] [--perf]\n");
+            return 2;
+        }
+    }
+    seed = given ? (uint64_t)strtoull(given, NULL, 10) : (uint64_t)getpid();
+    printf("TEST_SEED=%llu\n", (unsigned long long)seed);
+    for (int v = 0; v < VARIANTS; v++)
+        if ((v && threads_open(&pools[v], measure ? 0 : THREADS[v], &err) != ERR_OK) ||
+            ops_open(&variants[v], v ? backend : "ref", pools[v], &err) != ERR_OK) {
+            printf("%s\n", err.msg);
+            return 1;
+        }
+    if (strcmp(backend, "blas") == 0) printf("kernels: %s\n", ops_blas_meter(&variants[1]).kernels);
+    if (measure) {
+        perf(&variants[1]);
+    } else {
+        test_linears();
+        test_rows();
+        test_attentions();
+        test_moves();
+        test_losses();
+        test_sumsq();
+        test_adamw();
+        test_contract();
+        printf("%s: %d cases, %d failures\n", backend, cases, failures);
+    }
+    for (int v = 0; v < VARIANTS; v++) {
+        ops_close(&variants[v]);
+        threads_close(pools[v]);
+    }
+    return failures != 0;
+}
