@@ -1,14 +1,12 @@
 /* core/flags.h - one table per command: JSON key, flag, type, default, range, help.
  *
- * The same line parses `--learning-rate 1e-5`, `--learning-rate=1e-5`, `--lr 1e-5` and {"learning_rate":
- * 1e-5}, checks the range, is printed by --help, and is written into the effective configuration. Keys are
- * snake_case; on the command line '_' and
- * '-' are the same. Booleans are `--flag` / `--no-flag`. Unknown names are errors that give the nearest known
- * one.
+ * The same line parses `--learning-rate 1e-5`, `--learning-rate=1e-5`, `--lr 1e-5` and {"learning_rate": 1e-5}, checks the
+ * range, is printed by --help, and is written into the effective configuration. Keys are snake_case; on the command line
+ * '_' and '-' are the same. Booleans are `--flag` / `--no-flag`. Unknown names are errors that give the nearest known one.
  *
  * Options live in a struct of the command's own; a Flag holds the offset of its field:
- *   FLAG_BOOL bool · FLAG_INT int64_t · FLAG_FLOAT double · FLAG_STRING, FLAG_CHOICE char * · FLAG_LIST
- * FlagList (repeatable) A zeroed struct is valid to free. */
+ *   FLAG_BOOL bool, FLAG_INT int64_t, FLAG_FLOAT double, FLAG_STRING and FLAG_CHOICE char *, FLAG_LIST FlagList (repeatable)
+ * A zeroed struct is valid to free. */
 #ifndef CORE_FLAGS_H
 #define CORE_FLAGS_H
 

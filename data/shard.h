@@ -2,10 +2,11 @@
  *
  * File, version 1; integers and floats little-endian, no padding, no gaps:
  *   8 bytes   "RSHARD1\n" (another digit is another, incompatible version: a reader refuses it)
- *   blocks    one behind the other, in the order of the index; each is two zstd frames, both with their
- * content size: the token part, then the text part index     one zstd frame: JSON, below tail      u64 offset
- * of the index, u64 its compressed bytes, u64 its bytes, 32 bytes SHA-256 of the compressed index, 8 bytes
- * "RSHARDE\n"; the tail is the end of the file
+ *   blocks    one behind the other, in the order of the index; each is two zstd frames, both with their content
+ *             size: the token part, then the text part
+ *   index     one zstd frame: JSON, below
+ *   tail      u64 offset of the index, u64 its compressed bytes, u64 its bytes, 32 bytes SHA-256 of the compressed
+ *             index, 8 bytes "RSHARDE\n"; the tail is the end of the file
  *
  * Token part of a block with R rows and T tokens, 4T + 25R bytes: i32 ids[T] (the rows end to end), then for
  * each row in the same order u32 tokens[R], u32 label[R], u32 file[R], u32 line[R], u32 source[R], f32

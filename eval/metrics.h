@@ -1,18 +1,21 @@
 /* eval/metrics.h - how good probabilities are: pure functions over arrays, for n rows and K classes.
  *
- * Probabilities p (n, K), each row summing to 1; labels 0 .. K-1; the prediction is the first class with the
- * highest probability.
+ * Probabilities p (n, K), each row summing to 1; labels 0 .. K-1; the prediction is the first class with the highest
+ * probability.
  *   accuracy      share of rows whose prediction is the label
- *   precision, recall, F1 of a class c:  tp / predicted as c,  tp / labelled c,  2 tp / (predicted +
- * labelled); 0 where the denominator is 0 macro F1      mean of F1 over the classes that occur as label or
- * prediction (as scikit-learn's) macro recall  mean of recall over the classes that occur as label (balanced
- * accuracy) NLL           mean of -ln max(p[label], 1e-15), in nats Brier         mean over rows of sum_c
- * (p_c - [c = label])^2, from 0 to 2 ECE           15 bins of equal width over the highest probability
- * (right-closed, the first holds 0): sum over bins of |correct - sum of confidences| / n   (Guo et al. 2017)
- * 95 % intervals: Wilson's for proportions (accuracy, precision, recall); percentiles 2.5 and 97.5 of a
- * seeded bootstrap over rows for the rest. ECE's is reflected (2 value - percentile) because resampling adds
- * to the bias which ECE has by itself, cut to [0, 1] and widened to hold the value. Results are a function of
- * (p, labels, seed), never of the number of threads. */
+ *   precision, recall, F1 of a class c
+ *                 tp / predicted as c,  tp / labelled c,  2 tp / (predicted + labelled); 0 where the denominator is 0
+ *   macro F1      mean of F1 over the classes that occur as label or prediction (as scikit-learn's)
+ *   macro recall  mean of recall over the classes that occur as label (balanced accuracy)
+ *   NLL           mean of -ln max(p[label], 1e-15), in nats
+ *   Brier         mean over rows of sum_c (p_c - [c = label])^2, from 0 to 2
+ *   ECE           15 bins of equal width over the highest probability (right-closed, the first holds 0): sum over bins of
+ *                 |correct - sum of confidences| / n   (Guo et al. 2017)
+ *
+ * 95 % intervals: Wilson's for proportions (accuracy, precision, recall); percentiles 2.5 and 97.5 of a seeded bootstrap
+ * over rows for the rest. ECE's is reflected (2 value - percentile) because resampling adds to the bias which ECE has by
+ * itself, cut to [0, 1] and widened to hold the value. Results are a function of (p, labels, seed), never of the number
+ * of threads. */
 #ifndef EVAL_METRICS_H
 #define EVAL_METRICS_H
 

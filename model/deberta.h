@@ -1,23 +1,27 @@
-/* model/deberta.h - DeBERTa-v3 with a sequence-classification head, forward and backward, over packed
- * sequences.
+/* model/deberta.h - DeBERTa-v3 with a sequence-classification head, forward and backward, over packed sequences.
  *
- *   x0 = dropout(LN(word[ids]))                         R = LN(rel[0 .. 2B-1]), once per step, shared by all
- * layers per layer:  Rl = dropout(R)                         own mask per layer q, k, v = x Wq^T + bq, ... kr
- * = Rl Wk^T + bk,  qr = Rl Wq^T + bq  (share_att_key) score(i,j) = (q_i.k_j + q_i.kr[idx] + k_j.qr[idx]) /
- * sqrt(3 D)      idx = clamp(bucket(i-j) + B, 0, 2B-1) a = LN(dropout(softmax(score) v Wo^T + bo) + x)
- * dropout on the probabilities as well x = LN(dropout(gelu(a Wup^T + bup) Wdown^T + bdown) + a) pooled =
- * gelu(dropout(x[first token]) Wpool^T + bpool)      logits = dropout(pooled) Whead^T + bhead
+ *   x0 = dropout(LN(word[ids]))
+ *   R = LN(rel[0 .. 2B-1])                              once per step, shared by all layers
+ *   per layer:
+ *     Rl = dropout(R)                                   a mask per layer
+ *     kr = Rl Wk^T + bk,  qr = Rl Wq^T + bq             the content's own projections (share_att_key)
+ *     q, k, v = x Wq^T + bq,  x Wk^T + bk,  x Wv^T + bv
+ *     score(i,j) = (q_i.k_j + q_i.kr[idx] + k_j.qr[idx]) / sqrt(3 D)
+ *                                                       idx = clamp(bucket(i-j) + B, 0, 2B-1)
+ *     a = LN(dropout(dropout(softmax(score)) v Wo^T + bo) + x)
+ *     x = LN(dropout(gelu(a Wup^T + bup) Wdown^T + bdown) + a)
+ *   pooled = gelu(dropout(x[first token]) Wpool^T + bpool)
+ *   logits = dropout(pooled) Whead^T + bhead
  *
- * bucket(r), mid = B / 2: r where |r| <= mid, else sign(r) * (ceil(ln(|r|/mid) / ln((P-1)/mid) * (mid-1)) +
- * mid), with B = position_buckets and P = max_relative_positions (model/buckets.h). gelu is the exact erf
- * form; LN has eps 1e-7 inside the root. Source: He et al. 2021 (arXiv 2111.09543), and the computation of
- * Hugging Face's DebertaV2ForSequenceClassification, against which tests/golden_check compares every hidden
- * state and gradient.
+ * bucket() and its B = position_buckets and P = max_relative_positions: model/buckets.h. gelu is the exact erf form; LN
+ * has eps 1e-7 inside the root. Source: He et al. 2021 (arXiv 2111.09543) and the computation of Hugging Face's
+ * DebertaV2ForSequenceClassification, against which tests/golden_check compares every hidden state and gradient.
  *
- * The position tables kr and qr depend on the weights and the step's dropout only: deberta_begin projects
- * them once per step, over the rows that the step's longest sequence can reach; micro-batches share them, and
- * deberta_end takes the gradient through them once. So a training step is begin, (forward, loss, backward)
- * per micro-batch, end            and inference is   begin once, forward per batch. */
+ * The position tables kr and qr depend on the weights and the step's dropout only: deberta_begin projects them once per
+ * step, over the rows that the step's longest sequence can reach; micro-batches share them, and deberta_end takes the
+ * gradient through them once. So
+ *   a training step is   begin, (forward, loss, backward) per micro-batch, end
+ *   inference is         begin once, forward per batch. */
 #ifndef MODEL_DEBERTA_H
 #define MODEL_DEBERTA_H
 

@@ -369,8 +369,6 @@ static size_t attention_scratch(const KernelsAttention *z) {
     return scratch_layout(&s, z, z->longest, NULL);
 }
 
-/* Column (or row) of a distance r in a table: r + longest - 1 + margin for q_i.kr in the reversed order j -
- * i, see below. */
 static void attention_tables(const KernelsTables *out, const KernelsAttention *z, const float *kr,
                              const float *qr, const Attention *shape, int head) {
     const size_t stride = (size_t)shape->A * (size_t)shape->D, column = (size_t)head * (size_t)shape->D;

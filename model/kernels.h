@@ -13,8 +13,9 @@ typedef struct {
     int longest, D, Dp, window; /* window: columns of a table by distance, 2 * longest - 1 plus margins */
 } KernelsAttention;
 
-/* Tables of one head by distance: `kr_t`, `qr_t` are (Dp, window), column of distance r at margin + ...;
- * `kr`, `qr` are the same (window, Dp). Made by attention_tables, read by every sequence. */
+/* Tables of one head by distance, read by every sequence: row longest - 1 + r + KERNELS_MARGIN of `kr` is the row of
+ * position table kr for the distance query - key = -r, of `qr` that of qr for r; both (window, Dp). kr_t and qr_t are
+ * their transposes (Dp, window). So a row of scores reads kr forwards as the key moves on, and a column reads qr. */
 typedef struct {
     float *kr_t, *qr_t, *kr, *qr;
 } KernelsTables;

@@ -1,16 +1,15 @@
 /* model/safetensors.h - the safetensors container, read strictly and written.
  *
  *   offset 0    u64 little-endian: n, length of the header
- *   offset 8    n bytes of JSON: {"__metadata__": {string: string, ...}, "name": {"dtype": "F32", "shape":
- * [2, 3], "data_offsets": [begin, end]}, ...}; trailing spaces are allowed offset 8+n  the data; offsets
- * count from here
+ *   offset 8    n bytes of JSON: {"__metadata__": {string: string, ...}, "name": {"dtype": "F32", "shape": [2, 3],
+ *               "data_offsets": [begin, end]}, ...}; trailing spaces are allowed
+ *   offset 8+n  the data; offsets count from here
  *
- * Reading refuses: a header longer than 100 MB or than the file; anything but that grammar (the scanner does
- * not recurse); a name or metadata key twice; an unknown dtype; more than 4 dimensions; a product of
- * dimensions that overflows; a range that is not exactly shape x dtype, lies outside the data, overlaps
- * another or leaves a hole. All is validated before a tensor is read or memory for it is allocated. Strings
- * are decoded (escapes, surrogates) and must be valid UTF-8 without NUL. This file depends on core alone:
- * librouter uses it. */
+ * Reading refuses: a header longer than 100 MB or than the file; anything but that grammar (the scanner does not
+ * recurse); a name or metadata key twice; an unknown dtype; more than 4 dimensions; a product of dimensions that
+ * overflows; a range that is not exactly shape x dtype, lies outside the data, overlaps another or leaves a hole. All is
+ * validated before a tensor is read or memory for it is allocated. Strings are decoded (escapes, surrogates) and must be
+ * valid UTF-8 without NUL. This file depends on core alone: librouter uses it. */
 #ifndef MODEL_SAFETENSORS_H
 #define MODEL_SAFETENSORS_H
 

@@ -1,19 +1,20 @@
 /* train/ckpt.h - a run folder on disk.
  *
- *   RUN/train_config.json   the effective options
- *   RUN/data.shard          the corpus as tokens (data/shard.h)
- *   RUN/metrics.jsonl       one line per report; RUN/events.out.tfevents.*: the same for TensorBoard
- *   RUN/model-best/         Hugging Face folder of the best dev evaluation
- *   RUN/model-last/         Hugging Face folder of the last saved step, and beside the model what continues
- * it: optimizer.safetensors   "m.NAME" and "v.NAME" F32 per weight; for the word embedding "word.ids" I32
- * (rows), "word.m", "word.v" F32 (rows, H): rows that were ever touched, the others are 0 trainer_state.json
- * step, and the fields of CkptState RUN/base_embeddings.safetensors   the word embedding before the first
- * step, where it did not come from a seed: untouched rows continue from these bits and `decay`, not from the
- * rounded saved rows
+ *   RUN/train_config.json    the effective options
+ *   RUN/data.shard           the corpus as tokens (data/shard.h)
+ *   RUN/metrics.jsonl        one line per report; RUN/events.out.tfevents.*: the same for TensorBoard
+ *   RUN/model-best/          Hugging Face folder of the best dev evaluation
+ *   RUN/model-last/          Hugging Face folder of the last saved step, and beside the model what continues it:
+ *     optimizer.safetensors    "m.NAME" and "v.NAME" F32 per weight; for the word embedding "word.ids" I32 (rows),
+ *                              "word.m", "word.v" F32 (rows, H): rows that were ever touched, the others are 0
+ *     trainer_state.json       step, and the other fields of CkptState
+ *   RUN/base_embeddings.safetensors
+ *                            the word embedding before the first step, where it did not come from a seed: untouched
+ *                            rows continue from these bits and `decay`, not from the rounded saved rows
  *
- * A folder is written beside its place and renamed into it, so that at any moment (kill -9, full disk) the
- * old one or the new one is there. The Hugging Face part is config.json, model.safetensors, spm.model,
- * tokenizer_config.json, special_tokens_map.json, added_tokens.json, README.md (model card). */
+ * A folder is written beside its place and renamed into it, so that at any moment (kill -9, full disk) the old one or
+ * the new one is there. The Hugging Face part is config.json, model.safetensors, spm.model, tokenizer_config.json,
+ * special_tokens_map.json, added_tokens.json, README.md (model card). */
 #ifndef TRAIN_CKPT_H
 #define TRAIN_CKPT_H
 
