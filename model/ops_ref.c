@@ -206,7 +206,7 @@ static Tile tile_of(const Attention *s, const real *q, const real *k, const real
 /* p[i*L + j]: probabilities before dropout */
 static void tile_probabilities(real *p, const Tile *t, real scale) {
     for (int i = 0; i < t->L; i++) {
-        real *row = p + (size_t)i * (size_t)t->L, most = -INFINITY, sum = 0;
+        real *row = p + (size_t)i * (size_t)t->L, most = (real)-INFINITY, sum = 0;
         const real *q = t->q + (size_t)i * t->stride;
         for (int j = 0; j < t->L; j++) {
             const real *k = t->k + (size_t)j * t->stride;

@@ -38,7 +38,7 @@ typedef struct {
     int64_t *labels;
     float *soft; /* (B,K) or NULL */
     int micro_tokens, failures, groups;
-    char group[64], worst_name[128];
+    char group[64], worst_name[200];
     double worst, worst_ratio, limit; /* of the group being compared */
     size_t elements, outside;
 } Check;
@@ -60,10 +60,10 @@ static void group_begin(Check *c, const char *name) {
 /* One element; the error divided by its tolerance is what counts. A NaN is infinitely wrong. */
 static void group_add(Check *c, const char *name, double got, double want, double tolerance) {
     double error = fabs(got - want);
-    if (!(error >= 0)) error = INFINITY;
+    if (!(error >= 0)) error = HUGE_VAL;
     c->elements++;
     if (!(error <= tolerance)) c->outside++;
-    const double ratio = tolerance > 0 ? error / tolerance : error > 0 ? INFINITY : 0;
+    const double ratio = tolerance > 0 ? error / tolerance : error > 0 ? HUGE_VAL : 0;
     if (c->worst_name[0] && ratio <= c->worst_ratio) return;
     c->worst_ratio = ratio;
     c->worst = error;

@@ -60,7 +60,7 @@ ErrCode events_open(Events *e, const char *dir, Err *err) {
     char *path = name.failed ? NULL : file_join(dir, name.data);
     buf_free(&name);
     if (!path) return err_set(err, ERR_MEMORY, "out of memory");
-    e->file = fopen(path, "wbe");
+    e->file = fopen(path, "abe"); /* a run that is resumed within the second goes on in its file */
     const ErrCode rc = e->file ? ERR_OK : err_set(err, ERR_IO, "%s: cannot create", path);
     mem_free(path);
     if (rc != ERR_OK) return rc;

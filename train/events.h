@@ -16,7 +16,7 @@ typedef struct {
     FILE *file; /* NULL: closed */
 } Events;
 
-/* A new file in `dir`. */
+/* A new file in `dir`, or more records in one of the same second. */
 ErrCode events_open(Events *e, const char *dir, Err *err) ERR_CHECKED;
 
 /* Appends one scalar; a tag of at most 100 bytes. Failures to write are ignored: the run matters more. */

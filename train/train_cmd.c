@@ -104,6 +104,23 @@ static ErrCode compare_options(const cJSON *now, const char *path, Err *err) {
     return rc;
 }
 
+/* Models and event files of an earlier run; what else is there is written anew or reused. */
+static ErrCode remove_run(const char *dir, Err *err) {
+    char **names;
+    size_t count;
+    TRY(file_list(&names, &count, dir, err));
+    ErrCode rc = ERR_OK;
+    for (size_t i = 0; i < count && rc == ERR_OK; i++) {
+        if (strncmp(names[i], "model-", 6) != 0 && strncmp(names[i], "events.out.tfevents.", 20) != 0)
+            continue;
+        char *path = file_join(dir, names[i]);
+        rc = path ? file_remove_dir(path, err) : err_set(err, ERR_MEMORY, "out of memory");
+        mem_free(path);
+    }
+    file_list_free(names, count);
+    return rc;
+}
+
 static ErrCode begin_run(const TrainOptions *o, const FlagList *arguments, Err *err) {
     char *path = file_join(o->out, "train_config.json");
     cJSON *now = flags_json(&train_cmd, o);
@@ -120,14 +137,7 @@ static ErrCode begin_run(const TrainOptions *o, const FlagList *arguments, Err *
                          "%s holds a run already: continue it with --resume, or begin anew with --overwrite",
                          o->out);
     }
-    if (rc == ERR_OK && o->overwrite && !o->resume) {
-        static const char *const OLD[] = {"model-best", "model-last", "model-last.old", "model-best.old"};
-        for (size_t i = 0; i < 4 && rc == ERR_OK; i++) {
-            char *old = file_join(o->out, OLD[i]);
-            rc = old ? file_remove_dir(old, err) : err_set(err, ERR_MEMORY, "out of memory");
-            mem_free(old);
-        }
-    }
+    if (rc == ERR_OK && o->overwrite && !o->resume && file_exists(o->out)) rc = remove_run(o->out, err);
     if (rc == ERR_OK) rc = file_mkdirs(o->out, err);
     if (rc == ERR_OK && !(o->resume && file_exists(path))) rc = json_save(path, now, err);
     cJSON_Delete(now);

@@ -308,10 +308,28 @@ static ErrCode begin_or_resume(Trainer *t, Err *err) {
     return open_metrics(t, saved.metrics_bytes, err);
 }
 
+/* What a killed run had not finished writing. */
+static ErrCode remove_leftovers(const char *dir, Err *err) {
+    char **names;
+    size_t count;
+    TRY(file_list(&names, &count, dir, err));
+    ErrCode rc = ERR_OK;
+    for (size_t i = 0; i < count && rc == ERR_OK; i++) {
+        const size_t n = strlen(names[i]);
+        if (n < 4 || strcmp(names[i] + n - 4, ".tmp") != 0) continue;
+        char *path = file_join(dir, names[i]);
+        rc = path ? file_remove_dir(path, err) : err_set(err, ERR_MEMORY, "out of memory");
+        mem_free(path);
+    }
+    file_list_free(names, count);
+    return rc;
+}
+
 ErrCode trainer_open(Trainer *t, const TrainOptions *options, const FlagList *data, Err *err) {
     *t = (Trainer){.options = options, .last_score = {(double)NAN, (double)NAN, 0}};
     const TrainOptions *o = options;
     ErrCode rc = file_mkdirs(o->out, err);
+    if (rc == ERR_OK) rc = remove_leftovers(o->out, err);
     if (rc == ERR_OK) rc = run_path(&t->best_dir, t, "model-best", err);
     if (rc == ERR_OK) rc = run_path(&t->last_dir, t, "model-last", err);
     if (rc == ERR_OK) rc = run_path(&t->base_path, t, "base_embeddings.safetensors", err);
