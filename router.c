@@ -131,6 +131,7 @@ static int exit_status(ErrCode rc) {
 
 int main(int argc, char **argv) {
     (void)signal(SIGPIPE, SIG_IGN); /* a reader that went away is an error of write(), with a message */
+    (void)signal(SIGXFSZ, SIG_IGN); /* and so is a file that would become larger than `ulimit -f` */
     stop_install();
     Err err = {0};
     ErrCode rc = dispatch(argc, argv, &err);

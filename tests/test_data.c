@@ -211,7 +211,7 @@ static bool by_value(const void *context, uint32_t a, uint32_t b) {
 
 static void test_sort_and_names(void **state) {
     (void)state;
-    uint32_t value[500], order[500];
+    uint32_t value[500] = {0}, order[500];
     for (size_t n = 0; n < 500; n += 1 + n / 3) {
         for (size_t i = 0; i < n; i++) {
             value[i] = (uint32_t)pick("values", 1000 * n + i, n / 2 + 1);

@@ -194,6 +194,9 @@ static ErrCode save_state(const char *dir, const CkptState *s, Err *err) {
         good = cJSON_AddNumberToObject(root, numbers[i].key, (double)numbers[i].value) != NULL;
     good = good && add_hex(root, "best_metric", s->best_metric) && add_hex(root, "best_loss", s->best_loss) &&
            add_hex(root, "decay", s->decay) && cJSON_AddStringToObject(root, "data_digest", s->data_digest);
+    if (isfinite(s->dev_accuracy))
+        good =
+            good && add_hex(root, "dev_accuracy", s->dev_accuracy) && add_hex(root, "dev_loss", s->dev_loss);
     ErrCode rc = good ? ERR_OK : err_set(err, ERR_MEMORY, "out of memory");
     if (rc == ERR_OK) rc = join(&path, dir, "trainer_state.json", err);
     if (rc == ERR_OK) rc = json_save(path, root, err);
@@ -233,6 +236,11 @@ static ErrCode parse_state(CkptState *s, const cJSON *root, Err *err) {
     TRY(get_hex(&s->decay, root, "decay", err));
     if (!(s->decay > 0 && s->decay <= 1))
         return err_set(err, ERR_FORMAT, "key \"decay\": found %g, expected a number in (0, 1]", s->decay);
+    s->dev_accuracy = s->dev_loss = (double)NAN;
+    if (cJSON_HasObjectItem(root, "dev_accuracy")) {
+        TRY(get_hex(&s->dev_accuracy, root, "dev_accuracy", err));
+        TRY(get_hex(&s->dev_loss, root, "dev_loss", err));
+    }
     return parse_digest(s->data_digest, root, "data_digest", err);
 }
 

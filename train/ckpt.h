@@ -31,9 +31,9 @@ typedef struct {
     double best_metric, best_loss; /* of model-best; best_step 0: none yet */
     int64_t best_step, bad_evaluations;
     int64_t metrics_bytes; /* length of metrics.jsonl at this step: what is behind is cut off on resume */
-    char data_digest[65],
-        config_digest[65]; /* of the shard's content; of the options that change the result */
+    char data_digest[65];  /* of the shard's content */
     double decay;          /* Adamw.decay */
+    double dev_accuracy, dev_loss; /* of the last evaluation, for the card; NaN: none yet */
 } CkptState;
 
 /* What the card and config.json tell beside the model. All borrowed. */

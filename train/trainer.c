@@ -303,6 +303,7 @@ static ErrCode begin_or_resume(Trainer *t, Err *err) {
         TRY(ckpt_load_base(&t->adamw, t->base_path, err));
     TRY(ckpt_load(&t->adamw, &saved, t->last_dir, err));
     t->state = saved;
+    t->last_score = (TrainerScore){saved.dev_loss, saved.dev_accuracy, 0};
     progress_note(NULL, "resumed at step %lld of %lld", (long long)saved.step, (long long)saved.total_steps);
     TRY(batch_seek(t->batcher, saved.epoch, saved.batch, err));
     return open_metrics(t, saved.metrics_bytes, err);
@@ -509,7 +510,8 @@ static ErrCode evaluate(Trainer *t, TrainerScore *out, Err *err) {
 /* ---- reports and saves ---- */
 
 static ErrCode flush_metrics(Trainer *t, Err *err) {
-    if (fflush(t->metrics) != 0) return err_set(err, ERR_IO, "%s: cannot write", t->metrics_path);
+    if (fflush(t->metrics) != 0 || ferror(t->metrics)) /* a line that was lost earlier counts as well */
+        return err_set(err, ERR_IO, "%s: cannot write", t->metrics_path);
     t->state.metrics_bytes = (int64_t)ftell(t->metrics);
     events_flush(&t->events);
     return ERR_OK;
@@ -530,8 +532,8 @@ static ErrCode save_last(Trainer *t, Err *err) {
     TRY(flush_metrics(t, err));
     t->state.decay = t->adamw.decay;
     t->card.step = t->state.step;
-    t->card.dev_accuracy = t->last_score.accuracy;
-    t->card.dev_loss = t->last_score.loss;
+    t->card.dev_accuracy = t->state.dev_accuracy = t->last_score.accuracy;
+    t->card.dev_loss = t->state.dev_loss = t->last_score.loss;
     return ckpt_save(t->last_dir, &t->adamw, t->tokenizer, &t->card, &t->state, err);
 }
 

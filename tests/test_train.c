@@ -1,0 +1,596 @@
+/* tests/test_train.c - `router train` as its users meet it: same bits twice, interrupted, killed, on a full disk,
+ * with weights that are not finite, with options that differ. The program itself is run, on a tiny model and a few
+ * hundred prompts; what it leaves behind is compared byte by byte. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+/* cmocka wants the four above first */
+#include <cmocka.h>
+#include <fcntl.h>
+#include <math.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "core/file.h"
+#include "core/flags.h"
+#include "core/json.h"
+#include "core/mem.h"
+#include "core/progress.h"
+#include "core/rng.h"
+#include "model/safetensors.h"
+#include "tests/tiny_spm.h"
+#include "train/train_cmd.h"
+#include "train/trainer.h"
+
+static uint64_t seed, drawn;
+static char folder[64];            /* of this run, removed at its end */
+static char spm[96], begin_at[96]; /* in it: the tokenizer, and a model to fine-tune */
+static const char *const CONFIG = ROUTER_SOURCE_DIR "/configs/model-tiny.json";
+
+static int draw(int below) {
+    return (int)(rng_bits(seed, drawn++) % (uint64_t)below);
+}
+
+#define OK(call)                                       \
+    do {                                               \
+        if ((call) != ERR_OK) fail_msg("%s", err.msg); \
+    } while (0)
+
+/* A path below the folder that stays valid for the next 63 calls. */
+static const char *at(const char *fmt, ...) {
+    static char paths[64][512];
+    static size_t next;
+    char *out = paths[next++ % 64];
+    const int n = snprintf(out, sizeof paths[0], "%s/", folder);
+    va_list ap;
+    va_start(ap, fmt);
+    (void)vsnprintf(out + n, sizeof paths[0] - (size_t)n, fmt, ap);
+    va_end(ap);
+    return out;
+}
+
+/* ---- running ---- */
+
+typedef struct {
+    pid_t pid;
+    double started;
+} Run;
+
+static rlim_t file_limit = RLIM_INFINITY; /* what the disk can still take, for the next run */
+
+/* `router train` on the prompts with these options, NULL at the end. */
+static Run start(const char *out, const char *const *options) {
+    const char *args[64] = {ROUTER_PROGRAM, "train", at("prompts.jsonl"), "--out", out, "--quiet"};
+    int n = 6;
+    for (; options && *options; options++) args[n++] = *options;
+    (void)fflush(NULL);
+    const Run run = {fork(), progress_clock()};
+    if (run.pid != 0) return run;
+    const int log = open(at("stderr"), O_WRONLY | O_CREAT | O_TRUNC, 0600),
+              null = open("/dev/null", O_WRONLY);
+    const struct rlimit limit = {file_limit, file_limit};
+    if (log < 0 || null < 0 || dup2(log, 2) < 0 || dup2(null, 1) < 0 || setrlimit(RLIMIT_FSIZE, &limit) != 0)
+        _exit(99);
+    (void)execv(ROUTER_PROGRAM, (char *const *)(uintptr_t)args);
+    _exit(98);
+}
+
+/* Exit status, or minus the signal that ended it. */
+static int finish(Run run) {
+    int status = 0;
+    assert_int_equal(waitpid(run.pid, &status, 0), run.pid);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
+}
+
+static const char *messages(void) {
+    static Buf text;
+    Err err = {0};
+    OK(file_read(&text, at("stderr"), 1 << 20, &err));
+    return text.data;
+}
+
+static void expect(int status, Run run) {
+    const int found = finish(run);
+    if (found != status) fail_msg("exit status %d, expected %d: %s", found, status, messages());
+}
+
+#define WITH(...) ((const char *const[]){__VA_ARGS__, NULL})
+#define COMMON                                                                                            \
+    "--max_length", "24", "--batch_size", "8", "--epochs", "3", "--eval_steps", "5", "--save_steps", "2", \
+        "--logging_steps", "1", "--dev_share", "0.2", "--weight_decay", "0.2", "--lr", "1e-2"
+#define SCRATCH COMMON, "--model", CONFIG, "--tokenizer", spm
+#define TUNED   COMMON, "--model", begin_at
+
+/* ---- comparing ---- */
+
+static void assert_same_file(const char *a, const char *b) {
+    Buf x = {0}, y = {0};
+    Err err = {0};
+    OK(file_read(&x, a, 1 << 26, &err));
+    OK(file_read(&y, b, 1 << 26, &err));
+    if (x.len != y.len || memcmp(x.data, y.data, x.len) != 0) fail_msg("%s and %s differ", a, b);
+    buf_free(&x);
+    buf_free(&y);
+}
+
+static void assert_same_folder(const char *a, const char *b) {
+    Err err = {0};
+    char **names[2];
+    size_t count[2];
+    OK(file_list(&names[0], &count[0], a, &err));
+    OK(file_list(&names[1], &count[1], b, &err));
+    assert_int_equal(count[0], count[1]);
+    assert_true(count[0] >= 7);
+    for (size_t i = 0; i < count[0]; i++) {
+        assert_string_equal(names[0][i], names[1][i]);
+        char *x = file_join(a, names[0][i]), *y = file_join(b, names[0][i]);
+        assert_same_file(x, y);
+        mem_free(x);
+        mem_free(y);
+    }
+    file_list_free(names[0], count[0]);
+    file_list_free(names[1], count[1]);
+}
+
+/* All that two equal runs leave, and nothing that they should have tidied up. */
+static void assert_same_run(const char *a, const char *b) {
+    Err err = {0};
+    assert_same_folder(at("%s/model-last", a), at("%s/model-last", b));
+    assert_same_folder(at("%s/model-best", a), at("%s/model-best", b));
+    assert_same_file(at("%s/metrics.jsonl", a), at("%s/metrics.jsonl", b));
+    assert_same_file(at("%s/data.shard", a), at("%s/data.shard", b));
+    char **names;
+    size_t count;
+    OK(file_list(&names, &count, at("%s", b), &err));
+    for (size_t i = 0; i < count; i++)
+        if (strstr(names[i], ".tmp") || strstr(names[i], ".old"))
+            fail_msg("%s/%s was left behind", b, names[i]);
+    file_list_free(names, count);
+}
+
+static int64_t state_step(const char *run) {
+    cJSON *root;
+    Err err = {0};
+    int64_t step = -1;
+    OK(json_read(&root, at("%s/model-last/trainer_state.json", run), &err));
+    OK(json_get_int(&step, root, "global_step", 0, 1 << 20, &err));
+    cJSON_Delete(root);
+    return step;
+}
+
+/* Values of a key over metrics.jsonl; the number of them. */
+static size_t series(double *out, size_t most, const char *run, const char *key) {
+    Buf text = {0};
+    Err err = {0};
+    char quoted[64];
+    size_t n = 0;
+    (void)snprintf(quoted, sizeof quoted, "\"%s\": ", key);
+    OK(file_read(&text, at("%s/metrics.jsonl", run), 1 << 20, &err));
+    for (const char *p = text.data; (p = strstr(p, quoted)) != NULL && n < most; p++)
+        out[n++] = strtod(p + strlen(quoted), NULL);
+    buf_free(&text);
+    return n;
+}
+
+static void wait_seconds(double seconds) {
+    const struct timespec t = {(time_t)seconds, (long)((seconds - floor(seconds)) * 1e9)};
+    (void)nanosleep(&t, NULL);
+}
+
+/* ---- the same bits ---- */
+
+static double base_seconds; /* how long an undisturbed run takes */
+
+static void test_twice(void **state) {
+    (void)state;
+    Run run = start(at("base"), WITH(SCRATCH, "--threads", "1"));
+    expect(0, run);
+    base_seconds = progress_clock() - run.started;
+    assert_true(state_step("base") >= 45);
+    expect(0, start(at("again"), WITH(SCRATCH, "--threads", "1")));
+    assert_same_run("base", "again");
+    expect(0, start(at("threads"), WITH(SCRATCH, "--threads", "2")));
+    assert_same_run("base", "threads");
+    expect(0, start(at("seed"), WITH(SCRATCH, "--seed", "43")));
+    Buf x = {0}, y = {0};
+    Err err = {0};
+    OK(file_read(&x, at("base/model-last/model.safetensors"), 1 << 26, &err));
+    OK(file_read(&y, at("seed/model-last/model.safetensors"), 1 << 26, &err));
+    assert_true(x.len != y.len || memcmp(x.data, y.data, x.len) != 0);
+    buf_free(&x);
+    buf_free(&y);
+    /* resuming what is finished changes nothing */
+    expect(0, start(at("again"), WITH(SCRATCH, "--resume")));
+    assert_same_run("base", "again");
+}
+
+static void test_learns(void **state) {
+    (void)state;
+    expect(0, start(at("learns"), WITH(SCRATCH, "--epochs", "10", "--lr", "5e-3", "--save_steps", "1000",
+                                       "--eval_steps", "50")));
+    double loss[400], accuracy[50];
+    const size_t n = series(loss, 400, "learns", "loss"), m = series(accuracy, 50, "learns", "dev_accuracy");
+    assert_true((int64_t)n == state_step("learns") && m >= 4);
+    double first = 0, last = 0;
+    for (int i = 0; i < 5; i++) {
+        first += loss[i] / 5;
+        last += loss[n - 1 - (size_t)i] / 5;
+    }
+    if (!(fabs(loss[0] - log(3)) < 0.1 && last < 0.3 * first && accuracy[m - 1] >= 0.95))
+        fail_msg("loss %g, then %g, at last %g; dev accuracy %g", loss[0], first, last, accuracy[m - 1]);
+}
+
+/* SIGINT as soon as something is saved; then again in the middle of the continuation. */
+static void interrupt_and_resume(const char *name, const char *const *options, const char *const *resume,
+                                 const char *base) {
+    Run run = start(at("%s", name), options);
+    while (!file_exists(at("%s/model-last/trainer_state.json", name))) {
+        if (progress_clock() - run.started > 60) fail_msg("nothing is saved: %s", messages());
+        wait_seconds(0.001);
+    }
+    (void)kill(run.pid, SIGINT);
+    expect(130, run);
+    const int64_t step = state_step(name);
+    char expected[512];
+    (void)snprintf(expected, sizeof expected,
+                   "router: interrupted after step %lld of %lld, saved in %s; continue with --resume\n",
+                   (long long)step, (long long)state_step(base), at("%s/model-last", name));
+    assert_string_equal(messages(), expected);
+    assert_true(step >= 2 && step < state_step(base));
+    run = start(at("%s", name), resume);
+    while (state_step(name) == step && progress_clock() - run.started < 60) wait_seconds(0.001);
+    (void)kill(run.pid, SIGTERM);
+    expect(130, run);
+    assert_true(state_step(name) > step);
+    expect(0, start(at("%s", name), resume));
+    assert_same_run(base, name);
+}
+
+static void test_interrupt(void **state) {
+    (void)state;
+    interrupt_and_resume("interrupted", WITH(SCRATCH), WITH(SCRATCH, "--resume", "--threads", "2"), "base");
+}
+
+/* kill -9 at random moments until a run gets through; with a save every other step many fall into saves. */
+static void kill_until_done(const char *name, const char *const *options, const char *base) {
+    int kills = 0, status = -1;
+    while (status != 0) {
+        const Run run = start(at("%s", name), options);
+        if (kills < 25) {
+            wait_seconds(base_seconds * draw(1000) / 1200);
+            (void)kill(run.pid, SIGKILL);
+        }
+        status = finish(run);
+        if (status == -SIGKILL)
+            kills++;
+        else if (status != 0)
+            fail_msg("after %d kills: exit status %d, %s", kills, status, messages());
+    }
+    if (kills == 0) print_message("%s: never killed in time\n", name);
+    assert_same_run(base, name);
+}
+
+static void test_kill(void **state) {
+    (void)state;
+    kill_until_done("killed", WITH(SCRATCH, "--resume"), "base");
+    kill_until_done("killed2", WITH(SCRATCH, "--resume"), "base");
+}
+
+/* From a folder with weights: rows of tokens that never occur only decay, and must continue from the bits that
+ * they began with. */
+static void test_tuned(void **state) {
+    (void)state;
+    Err err = {0};
+    OK(file_mkdirs(at("start"), &err));
+    static const char *const FILES[] = {"config.json", "model.safetensors", "spm.model",
+                                        "tokenizer_config.json"};
+    for (int i = 0; i < 4; i++)
+        OK(file_copy(at("start/%s", FILES[i]), at("base/model-best/%s", FILES[i]), &err));
+    expect(0, start(at("tuned"), WITH(TUNED)));
+    assert_true(file_exists(at("tuned/base_embeddings.safetensors")));
+    interrupt_and_resume("tuned-interrupted", WITH(TUNED), WITH(TUNED, "--resume"), "tuned");
+    kill_until_done("tuned-killed", WITH(TUNED, "--resume"), "tuned");
+    /* row 100, a byte piece that no prompt has, is as at the start but for the decay; row 264 is not */
+    Safetensors st;
+    float *rows[2];
+    static const char *const NAMES[] = {"start/model.safetensors", "tuned/model-last/model.safetensors"};
+    size_t n = 0;
+    for (int i = 0; i < 2; i++) {
+        OK(safetensors_open(&st, at("%s", NAMES[i]), &err));
+        const SafetensorsEntry *e = safetensors_find(&st.header, "deberta.embeddings.word_embeddings.weight");
+        assert_non_null(e);
+        n = (size_t)(e->end - e->begin) / sizeof(float);
+        rows[i] = malloc(n * sizeof(float));
+        OK(safetensors_read_f32(&st, e, rows[i], &err));
+        safetensors_close(&st);
+    }
+    const double factor = (double)rows[1][100 * 32] / (double)rows[0][100 * 32];
+    assert_true(factor < 1 - 1e-4 && factor > 0.9);
+    for (size_t k = 100 * 32; k < 101 * 32; k++)
+        assert_true(fabs((double)rows[1][k] - factor * (double)rows[0][k]) <=
+                    3e-7 * fabs((double)rows[0][k]));
+    assert_true(fabs((double)rows[1][264 * 32] - factor * (double)rows[0][264 * 32]) > 1e-4);
+    free(rows[0]);
+    free(rows[1]);
+}
+
+/* ---- a full disk ---- */
+
+static void test_full_disk(void **state) {
+    (void)state;
+    Run run = start(at("full"), WITH(SCRATCH));
+    while (!file_exists(at("full/model-last/trainer_state.json")) && progress_clock() - run.started < 60)
+        wait_seconds(0.001);
+    (void)kill(run.pid, SIGINT);
+    expect(130, run);
+    Err err = {0};
+    OK(file_mkdirs(at("kept"), &err));
+    char **names;
+    size_t count;
+    OK(file_list(&names, &count, at("full/model-last"), &err));
+    for (size_t i = 0; i < count; i++)
+        OK(file_copy(at("kept/%s", names[i]), at("full/model-last/%s", names[i]), &err));
+    file_list_free(names, count);
+    file_limit = 100000; /* enough for all but the model's and the optimiser's file */
+    run = start(at("full"), WITH(SCRATCH, "--resume"));
+    file_limit = RLIM_INFINITY;
+    expect(1, run);
+    const char *text = messages();
+    if (!strstr(text, "router: saving ") || !strstr(text, ".safetensors: cannot write: File too large"))
+        fail_msg("the message is: %s", text);
+    assert_same_folder(at("kept"), at("full/model-last"));
+    expect(0, start(at("full"), WITH(SCRATCH, "--resume")));
+    assert_same_run("base", "full");
+}
+
+/* ---- numbers that are not finite ---- */
+
+static void scale_tensor(const char *path, const char *name, float factor) {
+    Err err = {0};
+    Safetensors st;
+    SafetensorsItem items[64];
+    OK(safetensors_open(&st, path, &err));
+    for (size_t i = 0; i < st.header.count; i++) {
+        const SafetensorsEntry *e = &st.header.entries[i];
+        items[i] = (SafetensorsItem){e->name, {.rank = e->rank, .dtype = e->dtype}};
+        memcpy(items[i].tensor.shape, e->shape, sizeof e->shape);
+        items[i].tensor.data = malloc((size_t)(e->end - e->begin));
+        OK(safetensors_read(&st, e, items[i].tensor.data, &err));
+        float *x = items[i].tensor.data;
+        for (size_t k = 0; strcmp(e->name, name) == 0 && k < (size_t)(e->end - e->begin) / sizeof *x; k++)
+            x[k] *= factor;
+    }
+    OK(safetensors_save(path, items, st.header.count, NULL, 0, &err));
+    for (size_t i = 0; i < st.header.count; i++) free(items[i].tensor.data);
+    safetensors_close(&st);
+}
+
+static void test_not_finite(void **state) {
+    (void)state;
+    Err err = {0};
+    OK(file_mkdirs(at("bad"), &err));
+    static const char *const FILES[] = {"config.json", "model.safetensors", "spm.model"};
+    for (int i = 0; i < 3; i++)
+        OK(file_copy(at("bad/%s", FILES[i]), at("base/model-best/%s", FILES[i]), &err));
+    /* each weight is finite, but the logits are not: two factors of 1e36 */
+    scale_tensor(at("bad/model.safetensors"), "classifier.weight", 1e36f);
+    scale_tensor(at("bad/model.safetensors"), "pooler.dense.weight", 1e36f);
+    expect(1, start(at("nan"), WITH(COMMON, "--model", at("bad"))));
+    const char *text = messages();
+    const char *const begin = "router: step 1: the loss is ",
+                      *const middle = "; no weight was changed. Rows of the batch: ",
+                      *const end = " and 3 more. A lower learning rate or more warm-up is the usual cure\n";
+    const char *rows = strstr(text, middle);
+    if (strncmp(text, begin, strlen(begin)) != 0 || !rows || strlen(text) < strlen(end) ||
+        strcmp(text + strlen(text) - strlen(end), end) != 0)
+        fail_msg("the message is: %s", text);
+    const char *file = at("prompts.jsonl:");
+    assert_true(strncmp(rows + strlen(middle), file, strlen(file)) == 0);
+    const long line = strtol(rows + strlen(middle) + strlen(file), NULL, 10);
+    assert_in_range(line, 1, 300);
+    assert_int_equal(state_step("nan"), 0);
+    /* the last good state is the start's: it loads, and the same happens again */
+    expect(1, start(at("nan"), WITH(COMMON, "--model", at("bad"), "--resume")));
+    assert_true(strncmp(messages(), begin, strlen(begin)) == 0);
+}
+
+/* ---- options ---- */
+
+static void expect_refusal(int status, const char *message, Run run) {
+    expect(status, run);
+    assert_string_equal(messages(), message);
+}
+
+static void test_options(void **state) {
+    (void)state;
+    char expected[700];
+    expect_refusal(2, "router: --resume: learning_rate was 0.01 when the run began, now it is 0.001\n",
+                   start(at("base"), WITH(SCRATCH, "--resume", "--lr", "1e-3")));
+    expect_refusal(2, "router: --resume: seed was 42 when the run began, now it is 7\n",
+                   start(at("base"), WITH(SCRATCH, "--resume", "--seed", "7")));
+    (void)snprintf(
+        expected, sizeof expected,
+        "router: %s holds a run already: continue it with --resume, or begin anew with --overwrite\n",
+        at("base"));
+    expect_refusal(2, expected, start(at("base"), WITH(SCRATCH)));
+    expect_refusal(
+        2,
+        "router: class_weights: found 'sports=2', expected 'balanced' or LABEL=WEIGHT with a label of the "
+        "data\n",
+        start(at("refused"), WITH(SCRATCH, "--class_weights", "sports=2")));
+    expect_refusal(2, "router: max_length: found 200, but the model's max_position_embeddings is 128\n",
+                   start(at("refused"), WITH(SCRATCH, "--max_length", "200", "--overwrite")));
+    expect_refusal(2, "router: backend: found 'cuda', expected one of blas, ref\n",
+                   start(at("refused"), WITH(SCRATCH, "--backend", "cuda", "--overwrite")));
+    /* other data than the run began with */
+    Err err = {0};
+    Buf text = {0};
+    OK(file_read(&text, at("prompts.jsonl"), 1 << 20, &err));
+    const size_t n = text.len;
+    buf_puts(&text, "{\"text\": \"one more\", \"label\": \"maths\"}\n");
+    OK(file_save(at("prompts.jsonl"), text.data, text.len, &err));
+    expect(2, start(at("seed"), WITH(SCRATCH, "--seed", "43", "--resume")));
+    (void)snprintf(expected, sizeof expected, "router: %s was trained on other data (content digest ",
+                   at("seed"));
+    assert_true(strncmp(messages(), expected, strlen(expected)) == 0);
+    OK(file_save(at("prompts.jsonl"), text.data, n, &err));
+    buf_free(&text);
+    /* anew: the same as the first time */
+    expect(0, start(at("again"), WITH(SCRATCH, "--overwrite")));
+    assert_same_run("base", "again");
+}
+
+/* ref trains the same model but for rounding, which shows only slowly. */
+static void test_variants(void **state) {
+    (void)state;
+    static const char *const VARIANTS[][2] = {{"--class_weights", "balanced"},
+                                              {"--class_weights", "maths=3"},
+                                              {"--label_smoothing", "0.2"},
+                                              {"--lr_scheduler_type", "cosine"},
+                                              {"--token_dropout", "0.3"},
+                                              {"--layer_rate_decay", "0.7"},
+                                              {"--dropout", "0"},
+                                              {"--metric_for_best_model", "loss"},
+                                              {"--micro_batch_tokens", "30"},
+                                              {"--backend", "ref"},
+                                              {"--max_grad_norm", "0"}};
+    double base[200], found[200];
+    const size_t n = series(base, 200, "base", "loss");
+    for (size_t i = 0; i < sizeof VARIANTS / sizeof VARIANTS[0]; i++) {
+        char name[32];
+        (void)snprintf(name, sizeof name, "variant%zu", i);
+        expect(0, start(at("%s", name), WITH(SCRATCH, VARIANTS[i][0], VARIANTS[i][1])));
+        assert_int_equal(series(found, 200, name, "loss"), n);
+        const bool exact = i == 7, close = i == 8 || i == 9;
+        bool same = true;
+        for (size_t k = 0; k < n; k++) {
+            assert_true(isfinite(found[k]));
+            same = same && found[k] == base[k];
+            if (close && k < 5 && !(fabs(found[k] - base[k]) <= 1e-4 * base[k]))
+                fail_msg("%s: loss %zu is %.9g, expected %.9g", VARIANTS[i][0], k, found[k], base[k]);
+        }
+        if (same != exact && !close) fail_msg("%s %s: same is %d", VARIANTS[i][0], VARIANTS[i][1], same);
+        if (i == 2)
+            assert_true(found[n - 1] > 0.4); /* a smoothed target cannot be met: its entropy remains */
+        assert_int_equal(file_remove_dir(at("%s", name), NULL), ERR_OK);
+    }
+}
+
+/* With a rate of 0 no evaluation is better than the first. */
+static void test_early_stopping(void **state) {
+    (void)state;
+    expect(0, start(at("early"), WITH(SCRATCH, "--lr", "0", "--early_stopping_patience", "2")));
+    assert_int_equal(state_step("early"), 15);
+    double accuracy[50];
+    assert_int_equal(series(accuracy, 50, "early", "dev_accuracy"), 3);
+    expect(0, start(at("early"), WITH(SCRATCH, "--lr", "0", "--early_stopping_patience", "2", "--resume")));
+    assert_int_equal(state_step("early"), 15);
+}
+
+/* ---- inside the process ---- */
+
+static void test_allocates_nothing(void **state) {
+    (void)state;
+    Err err = {0};
+    TrainOptions options = {0};
+    FlagList arguments = {0};
+    bool help = false;
+    char *argv[] = {(char *)(uintptr_t)at("prompts.jsonl"),
+                    (char[]){"--model"},
+                    (char *)(uintptr_t)CONFIG,
+                    (char[]){"--tokenizer"},
+                    spm,
+                    (char[]){"--out"},
+                    (char *)(uintptr_t)at("inside"),
+                    (char[]){"--threads=2"},
+                    (char[]){"--batch_size=8"},
+                    (char[]){"--max_length=24"},
+                    (char[]){"--token_dropout=0.1"},
+                    (char[]){"--micro_batch_tokens=64"}};
+    OK(flags_parse(&train_cmd, &options, &arguments, &help, (int)(sizeof argv / sizeof argv[0]), argv, &err));
+    Trainer t;
+    OK(trainer_open(&t, &options, &arguments, &err));
+    double loss, norm;
+    bool end = false;
+    size_t before = 0;
+    for (int i = 0; i < 12; i++) {
+        OK(trainer_step(&t, &loss, &norm, &end, &err));
+        assert_true(!end && isfinite(loss) && norm > 0);
+        if (i == 0) before = mem_count(); /* the first may read a block of the shard */
+    }
+    assert_int_equal(mem_count(), before);
+    trainer_close(&t);
+    flags_free(&train_cmd, &options, &arguments);
+}
+
+/* ---- data ---- */
+
+/* Labels that single words tell apart, among words that tell nothing. */
+static void write_prompts(void) {
+    static const char *const LABELS[] = {"coding", "maths", "other"};
+    static const char *const WORDS[3][3] = {
+        {"the", "e", "the the"}, {"abc", "abcabc", "abc abc"}, {"zz", "q", "zq"}};
+    static const char *const NOISE[] = {"a", "x1", "b", "2", "c"};
+    Buf text = {0};
+    Err err = {0};
+    for (int i = 0; i < 300; i++) {
+        const int label = draw(10) < 5 ? 0 : 1 + draw(2); /* uneven, so that balancing differs */
+        buf_printf(&text, "{\"text\": \"%d", i);
+        for (int k = 0, n = 2 + draw(4); k < n; k++)
+            buf_printf(&text, " %s", k % 2 ? NOISE[draw(5)] : WORDS[label][draw(3)]);
+        buf_printf(&text, "\", \"label\": \"%s\"}\n", LABELS[label]);
+    }
+    OK(file_save(at("prompts.jsonl"), text.data, text.len, &err));
+    buf_clear(&text);
+    tiny_spm(&text, &(TinySpm){0});
+    OK(file_save(at("spm.model"), text.data, text.len, &err));
+    buf_free(&text);
+}
+
+static int prepare(void **state) {
+    (void)state;
+    (void)snprintf(folder, sizeof folder, "/dev/shm/test_train.XXXXXX"); /* memory: saves are many */
+    if (!mkdtemp(folder)) {
+        (void)snprintf(folder, sizeof folder, "/tmp/test_train.XXXXXX");
+        if (!mkdtemp(folder)) return -1;
+    }
+    (void)snprintf(spm, sizeof spm, "%s/spm.model", folder);
+    (void)snprintf(begin_at, sizeof begin_at, "%s/start", folder);
+    write_prompts();
+    return 0;
+}
+
+static int clean(void **state) {
+    (void)state;
+    if (getenv("TEST_KEEP")) return 0;
+    return file_remove_dir(folder, NULL) == ERR_OK ? 0 : -1;
+}
+
+int main(void) {
+    const char *given = getenv("TEST_SEED");
+    seed = given ? (uint64_t)strtoull(given, NULL, 10) : (uint64_t)getpid();
+    print_message("TEST_SEED=%llu\n", (unsigned long long)seed);
+    progress_quiet(true);
+    const struct CMUnitTest tests[] = {
+        /* in this order: the later ones need what the first leaves */
+        cmocka_unit_test(test_twice),
+        cmocka_unit_test(test_learns),
+        cmocka_unit_test(test_interrupt),
+        cmocka_unit_test(test_kill),
+        cmocka_unit_test(test_tuned),
+        cmocka_unit_test(test_full_disk),
+        cmocka_unit_test(test_not_finite),
+        cmocka_unit_test(test_options),
+        cmocka_unit_test(test_variants),
+        cmocka_unit_test(test_early_stopping),
+        cmocka_unit_test(test_allocates_nothing),
+    };
+    return cmocka_run_group_tests_name("train", tests, prepare, clean);
+}
