@@ -297,7 +297,7 @@ static void test_tuned(void **state) {
     assert_true(file_exists(at("tuned/base_embeddings.safetensors")));
     interrupt_and_resume("tuned-interrupted", WITH(TUNED), WITH(TUNED, "--resume"), "tuned");
     kill_until_done("tuned-killed", WITH(TUNED, "--resume"), "tuned");
-    /* row 100, a byte piece that no prompt has, is as at the start but for the decay; row 267, a word of many, is not */
+    /* row 100, a byte piece that no prompt has, is as at the start but for the decay; many words are not */
     Safetensors st;
     float *rows[2];
     static const char *const NAMES[] = {"start/model.safetensors", "tuned/model-last/model.safetensors"};
@@ -316,7 +316,10 @@ static void test_tuned(void **state) {
     for (size_t k = 100 * 32; k < 101 * 32; k++)
         assert_true(fabs((double)rows[1][k] - factor * (double)rows[0][k]) <=
                     3e-7 * fabs((double)rows[0][k]));
-    assert_true(fabs((double)rows[1][267 * 32] - factor * (double)rows[0][267 * 32]) > 1e-4);
+    size_t moved = 0;
+    for (size_t k = 260 * 32; k < n; k += 32)
+        moved += fabs((double)rows[1][k] - factor * (double)rows[0][k]) > 1e-4;
+    assert_true(moved > 10);
     free(rows[0]);
     free(rows[1]);
 }
