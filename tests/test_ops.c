@@ -73,7 +73,7 @@ typedef struct {
 typedef void Run(Ops *o, float **a, const Shape *s);
 
 typedef struct {
-    char name[160];
+    char name[256];
     Run *run;
     Shape shape;
     Array arrays[ARRAYS_MAX];
@@ -399,7 +399,7 @@ static void test_attention(const AttentionCase *t) {
     /* Scores of size `spread` are sums of 3 D products: their absolute error is the probabilities' relative
      * one. A mask that differs in one place shows: a probability is about 1 / L, 2e-3 at least. */
     const double tolerance = t->spread > 1 ? 1e-4 : 1e-5;
-    char what[140];
+    char what[200];
     (void)snprintf(what, sizeof what, "lengths%s A=%d D=%d B=%d R=%d longest %d dropout %g spread %g",
                    lengths, t->A, t->D, t->B, R, longest, (double)t->p, t->spread);
     Case c = {.run = run_attention, .shape = {.attention = shape}};
