@@ -49,7 +49,7 @@ static ErrCode range_error(const Flag *flag, const char *found, Err *err) {
     const char *what = flag->type == FLAG_INT ? "an integer" : "a number";
     if (flag->min == 0 && flag->max == 0)
         return err_set(err, ERR_ARGUMENT, "%s: found '%s', expected %s", flag->key, found, what);
-    return err_set(err, ERR_ARGUMENT, "%s: found '%s', expected %s from %g to %g", flag->key, found, what,
+    return err_set(err, ERR_ARGUMENT, "%s: found '%s', expected %s from %.10g to %.10g", flag->key, found, what,
                    flag->min, flag->max);
 }
 
@@ -351,7 +351,7 @@ static void help_flag(Buf *out, const Flag *flag) {
     if (flag->type == FLAG_CHOICE) buf_printf(&right, " One of %s.", flag->values);
     if (flag->type == FLAG_LIST) buf_puts(&right, " May be repeated.");
     if ((flag->type == FLAG_INT || flag->type == FLAG_FLOAT) && (flag->min != 0 || flag->max != 0))
-        buf_printf(&right, " [%g to %g]", flag->min, flag->max);
+        buf_printf(&right, " [%.10g to %.10g]", flag->min, flag->max);
     if (flag->initial && (flag->type != FLAG_BOOL || flag->initial[0] == 't')) {
         buf_printf(&right, " [default: %s]", flag->initial);
         if (flag->type == FLAG_BOOL) buf_puts(&right, " (--no-... switches it off)");
