@@ -49,8 +49,8 @@ static ErrCode range_error(const Flag *flag, const char *found, Err *err) {
     const char *what = flag->type == FLAG_INT ? "an integer" : "a number";
     if (flag->min == 0 && flag->max == 0)
         return err_set(err, ERR_ARGUMENT, "%s: found '%s', expected %s", flag->key, found, what);
-    return err_set(err, ERR_ARGUMENT, "%s: found '%s', expected %s from %.10g to %.10g", flag->key, found, what,
-                   flag->min, flag->max);
+    return err_set(err, ERR_ARGUMENT, "%s: found '%s', expected %s from %.10g to %.10g", flag->key, found,
+                   what, flag->min, flag->max);
 }
 
 static ErrCode set_text(void *options, const Flag *flag, const char *text, Err *err) {
