@@ -264,7 +264,8 @@ static void kill_until_done(const char *name, const char *const *options, const 
     while (status != 0) {
         const Run run = start(at("%s", name), options);
         if (kills < 25) {
-            wait_seconds(base_seconds * draw(1000) / 1200);
+            wait_seconds(base_seconds * draw(1000) /
+                         (kills < 4 ? 2400 : 1200)); /* the first ones surely in time */
             (void)kill(run.pid, SIGKILL);
         }
         status = finish(run);
@@ -316,10 +317,11 @@ static void test_tuned(void **state) {
     for (size_t k = 100 * 32; k < 101 * 32; k++)
         assert_true(fabs((double)rows[1][k] - factor * (double)rows[0][k]) <=
                     3e-7 * fabs((double)rows[0][k]));
-    size_t moved = 0;
-    for (size_t k = 4 * 32; k < n; k += 32) /* behind the special pieces */
+    size_t moved =
+        0; /* numbers of learnt pieces: all would be as the decay says if training had not touched them */
+    for (size_t k = 260 * 32; k < n; k++)
         moved += fabs((double)rows[1][k] - factor * (double)rows[0][k]) > 1e-4;
-    assert_true(moved > 10);
+    if (moved < 100) fail_msg("%zu of %zu numbers moved", moved, n - 260 * 32);
     free(rows[0]);
     free(rows[1]);
 }
