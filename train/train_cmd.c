@@ -36,7 +36,7 @@ static const Flag FLAGS[] = {
     {"batch_size", "per_device_train_batch_size", FLAG_INT, AT(batch_size), "32", 1, 4096, NULL,
      "Rows of one step."},
     {"micro_batch_tokens", NULL, FLAG_INT, AT(micro_batch_tokens), "4096", 1, 1 << 20, NULL,
-     "Tokens computed at once; bounds memory and changes nothing else."},
+     "Tokens computed at once; bounds memory; the result differs by rounding only."},
     {"learning_rate", "lr", FLAG_FLOAT, AT(learning_rate), "1e-5", 0, 1, NULL, "Peak learning rate."},
     {"lr_scheduler_type", NULL, FLAG_CHOICE, AT(lr_scheduler_type), "linear", 0, 0, "linear|cosine|constant",
      "How it falls after the warm-up."},
