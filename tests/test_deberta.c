@@ -83,7 +83,7 @@ static void open_model(Model *m, const Config *config, const char *backend, int 
     Err err = {0};
     *m = (Model){.config = *config};
     OK(threads_open(&m->threads, threads, &err));
-    OK(ops_open(&m->ops, backend, m->threads, &err));
+    OK(ops_open(&m->ops, backend, "auto", m->threads, &err));
     OK(deberta_open(&m->d, config, &m->ops, limits, &err));
     m->weights = params_list(&m->d.weights, config, &m->params);
     m->grads = limits->train ? params_list(&m->d.grads, config, &m->params) : NULL;
