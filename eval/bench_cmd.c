@@ -191,7 +191,7 @@ static ErrCode bench_gemm(Bench *b, FILE *out, double *alone_rate, Err *err) {
 static ErrCode bench_train(Bench *b, FILE *out, double alone_rate, Err *err) {
     const BenchOptions *o = b->o;
     const int rows = (int)o->rows, tokens = (int)o->tokens, N = rows * tokens;
-    const DebertaLimits limits = {N, rows, tokens, N, true};
+    const DebertaLimits limits = {N, rows, tokens, N, true, false};
     TRY(deberta_open(&b->model, &b->config, &b->ops, &limits, err));
     weights_init(&b->model.weights, &b->config, 1);
     TRY(adamw_open(&b->adamw, &b->model, b->model.touched.capacity, err));

@@ -160,7 +160,7 @@ struct Ops {
                            const Attention *shape);
 
     /* ---- rows: y[s] = x[at[s]]; and its gradient dx[n] = 0, then dx[at[s]] = dy[s].  (S,H) and (N,H) */
-    void (*gather)(Ops *o, real *y, const Act *x, const int32_t *at, int S, int H);
+    void (*gather)(Ops *o, Act *y, const Act *x, const int32_t *at, int S, int H);
     void (*scatter)(Ops *o, real *dx, const real *dy, const int32_t *at, int N, int S, int H);
 
     /* ---- y += x (n) */

@@ -303,12 +303,11 @@ static void blas_get_act(Ops *o, float *host, const Act *x, size_t n) {
     ((const Blas *)o->context)->kernels->get_act(host, x, n);
 }
 
-/* y[s] = x[at[s]]: rows of a few sequences */
-static void blas_gather(Ops *o, float *y, const Act *x, const int32_t *at, int S, int H) {
-    const Kernels *k = ((const Blas *)o->context)->kernels;
+/* Rows of a few sequences. */
+static void blas_gather(Ops *o, Act *y, const Act *x, const int32_t *at, int S, int H) {
+    const size_t bytes = (size_t)H * o->act_bytes;
     for (int s = 0; s < S; s++)
-        k->get_act(y + (size_t)s * (size_t)H, (const char *)x + (size_t)at[s] * (size_t)H * k->act_bytes,
-                   (size_t)H);
+        memcpy((char *)y + (size_t)s * bytes, (const char *)x + (size_t)at[s] * bytes, bytes);
 }
 
 static void adamw_task(void *arg, size_t i, int thread) {

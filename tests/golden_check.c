@@ -41,6 +41,7 @@ typedef struct {
     char group[64], worst_name[200];
     double worst, worst_ratio, limit; /* of the group being compared */
     size_t elements, outside;
+    bool all_hidden;                 /* else as training runs: the last layer for first tokens only */
     bool rounds;                     /* activations are in bfloat16: see group_end */
     char tensor[200], rms_name[200]; /* being compared; the worst one */
     double error2, want2, rms;       /* of `tensor`: sums of squares; of `rms_name` */
@@ -584,9 +585,9 @@ static ErrCode run_checks(Check *c, Err *err) {
     if (rc != ERR_OK) goto done;
     const int has_loss = c->labels != NULL;
     group_begin(c, "hidden states");
-    const double loss =
-        step(c, has_loss ? target : NULL, weight, divisor > 0 ? divisor : 1, has_loss, look_hidden);
-    group_end(c, 0);
+    const double loss = step(c, has_loss ? target : NULL, weight, divisor > 0 ? divisor : 1, has_loss,
+                             c->all_hidden ? look_hidden : look_logits);
+    if (c->all_hidden) group_end(c, 0);
     compare_forward(c, loss, has_loss);
     if (entry(c, "grad_rel_embeddings")) {
         dense_word_grad(c);
@@ -637,7 +638,7 @@ static ErrCode open_folder(Check *c, Threads *threads, Err *err) {
     for (int b = 0; b < c->B; b++) longest = c->lengths[b] > longest ? c->lengths[b] : longest;
     if (c->micro_tokens < longest) c->micro_tokens = longest;
     if (c->micro_tokens > c->N) c->micro_tokens = c->N;
-    const DebertaLimits limits = {c->micro_tokens, c->B, longest, c->N, true};
+    const DebertaLimits limits = {c->micro_tokens, c->B, longest, c->N, true, c->all_hidden};
     TRY(deberta_open(&c->model, &c->config, &c->ops, &limits, err));
     c->weights = params_list(&c->model.weights, &c->config, &c->params);
     c->grads = params_list(&c->model.grads, &c->config, &c->params);
@@ -681,24 +682,26 @@ int main(int argc, char **argv) {
             micro = (int)strtol(argv[++i], NULL, 10);
         } else {
             if (!threads && threads_open(&threads, threads_wanted, &err) != ERR_OK) break;
-            Check c = {.dir = argv[i], .backend = backend, .micro_tokens = micro};
-            printf("%s (%s)\n", argv[i], backend);
-            ErrCode rc = open_folder(&c, threads, &err);
-            if (rc == ERR_OK) rc = run_checks(&c, &err);
-            if (rc == ERR_BACKEND) {
-                printf("skipped: %s\n", err.msg);
+            for (int all = 0; all < 2; all++) {
+                Check c = {.dir = argv[i], .backend = backend, .micro_tokens = micro, .all_hidden = all};
+                printf("%s (%s%s)\n", argv[i], backend, all ? ", all hidden states" : "");
+                ErrCode rc = open_folder(&c, threads, &err);
+                if (rc == ERR_OK) rc = run_checks(&c, &err);
+                if (rc == ERR_BACKEND) {
+                    printf("skipped: %s\n", err.msg);
+                    close_folder(&c);
+                    threads_close(threads);
+                    return 77;
+                }
+                if (rc != ERR_OK) {
+                    printf("  FAIL %s\n", err.msg);
+                    failures++;
+                }
+                failures += c.failures;
+                folders += c.groups > 0;
                 close_folder(&c);
-                threads_close(threads);
-                return 77;
+                (void)fflush(stdout);
             }
-            if (rc != ERR_OK) {
-                printf("  FAIL %s\n", err.msg);
-                failures++;
-            }
-            failures += c.failures;
-            folders += c.groups > 0;
-            close_folder(&c);
-            (void)fflush(stdout);
         }
     }
     threads_close(threads);

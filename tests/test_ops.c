@@ -576,7 +576,7 @@ static void test_moves(void) {
         s.S = S;
         c = (Case){.run = run_gather, .shape = s};
         (void)snprintf(c.name, sizeof c.name, "gather N=%d S=%d H=%d", N, S, H);
-        array(&c, "y", S, H, WRITE, 0);
+        act(&c, "y", S, H, WRITE, 0);
         act(&c, "x", N, H, READ, 0);
         check(&c);
         c = (Case){.run = run_scatter, .shape = s};
