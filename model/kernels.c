@@ -199,9 +199,9 @@ static double sumsq(const float *x, size_t n) {
     return sum;
 }
 
-extern const AttentionKernels VECTORS_JOIN_(kernels_attention_, KERNELS_SUFFIX);
+extern const AttentionKernels VECTORS_NAME(kernels_attention_, KERNELS_SUFFIX);
 
-const Kernels VECTORS_JOIN_(kernels_, KERNELS_SUFFIX) = {
+const Kernels VECTORS_NAME(kernels_, KERNELS_SUFFIX) = {
     .name = VECTORS_TEXT(KERNELS_SUFFIX),
     .act_bytes = sizeof(ActNumber),
     .vector = W,
@@ -219,5 +219,5 @@ const Kernels VECTORS_JOIN_(kernels_, KERNELS_SUFFIX) = {
     .rows_out = rows_out,
     .adamw = adamw,
     .sumsq = sumsq,
-    .attention = &VECTORS_JOIN_(kernels_attention_, KERNELS_SUFFIX),
+    .attention = &VECTORS_NAME(kernels_attention_, KERNELS_SUFFIX),
 };
