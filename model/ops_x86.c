@@ -18,10 +18,12 @@
 #include "model/ops_x86.h"
 
 enum {
-    SIDE = 256, /* most rows and columns of a task's block */
-    LEAST = 64, /* a side that small problems are cut down to, so that all threads have work */
+    SIDE = 256, /* most rows and columns of a task's block; */
+    ROWS = 128, /* where B is packed already, fewer rows ... */
+    COLS = 512, /* ... and more columns, so that A is packed less often */
+    LEAST = 64, /* what sides are cut down to in small problems, so that all threads have work */
     PASS =
-        1024, /* bytes of a row in a pass: packed operands and sums of a block fit the second-level cache together */
+        1024, /* bytes of a row in a pass: operands and sums of a block fit the second-level cache together */
     STRIP = 16 /* rows of a weight that adamw updates and packs at a time */
 };
 
@@ -45,8 +47,8 @@ typedef struct {
 
 /* What a task works in. */
 typedef struct {
-    char a[SIDE * PASS], b[SIDE * PASS];
-    float c[SIDE * SIDE];
+    char a[SIDE * PASS], b[SIDE * (PASS + GEMM_LINE)];
+    float c[SIDE * SIDE]; /* = ROWS x COLS */
 } Space;
 
 /* ---- weights ---- */
@@ -192,25 +194,26 @@ static int blocks(const Product *p) {
     return ((p->M + p->rows - 1) / p->rows) * ((p->N + p->cols - 1) / p->cols);
 }
 
+/* Smaller blocks until all threads have work: columns first, as rows share weights. */
 static Product cut(Kind kind, int M, int N, int K, const X86 *x, int threads) {
-    Product p = {kind, M, N, K, 0, 0};
-    for (int side = SIDE; side >= LEAST; side /= 2) {
-        p.cols = part(N, side, 2 * GEMM_PANEL);
-        p.rows = part(M, side, x->gemm->rows);
-        if (blocks(&p) >= 2 * threads) break;
-        p.rows =
-            part(M, 2 * side < SIDE ? 2 * side : SIDE, x->gemm->rows); /* columns first: rows share weights */
-        if (blocks(&p) >= 2 * threads) break;
+    const bool packed = kind != GRAD_W && x->packed;
+    int rows = packed ? ROWS : SIDE, cols = packed ? COLS : SIDE;
+    for (;;) {
+        const Product p = {kind, M, N, K, part(M, rows, x->gemm->rows), part(N, cols, 2 * GEMM_PANEL)};
+        if (blocks(&p) >= 2 * threads || (rows <= LEAST && cols <= LEAST)) return p;
+        if (cols >= rows && cols > LEAST)
+            cols /= 2;
+        else
+            rows /= 2;
     }
-    return p;
 }
 
 /* Zeros where the last chunk of a depth is not whole: pack_b leaves them to us. */
 static void clear_rest(const GemmKernel *g, Space *s, size_t next, int depth, int cols) {
-    const size_t chunk = (size_t)g->depth * GEMM_PANEL * (size_t)g->bytes;
-    if (depth % g->depth)
-        for (size_t at = 0; at < gemm_b_bytes(g, depth, cols); at += next)
-            memset(s->b + at + next - chunk, 0, chunk);
+    const size_t chunk = (size_t)g->depth * GEMM_PANEL * (size_t)g->bytes,
+                 last = gemm_b_next(g, depth) - chunk;
+    for (int n = 0; depth % g->depth && n < gemm_padded(cols, 2 * GEMM_PANEL); n += GEMM_PANEL)
+        memset(s->b + (size_t)(n / GEMM_PANEL) * next + last, 0, chunk);
 }
 
 /* Packs rows m0 .. of A into s->a and gives B, for columns k0 .. k0 + depth - 1 of the product's depth. */
@@ -219,7 +222,8 @@ static const char *operands(const Linear *l, const Product *p, Space *s, int m0,
     const GemmKernel *g = l->x86->gemm;
     const size_t O = (size_t)l->O, I = (size_t)l->I, m = (size_t)m0, n = (size_t)n0, k = (size_t)k0,
                  bytes = (size_t)g->bytes;
-    *next = gemm_b_next(g, depth);
+    *next = gemm_b_next(g, depth) +
+            GEMM_LINE;       /* panels a power of two apart would share a few sets of the cache */
     if (p->kind == GRAD_W) { /* C (O,I) = dz^T x */
         g->pack_a_transposed(s->a, l->dz + k * O + m, O, rows, depth, g->rows,
                              n0 == 0 && l->db ? l->db + m0 : NULL);
