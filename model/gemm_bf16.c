@@ -63,18 +63,20 @@ static void transpose(__m512i r[W]) {
 typedef struct {
     uint16_t *at; /* first chunk of the row */
     int row, rows;
-    size_t group; /* numbers of a group, but for its first row's LINE */
+    size_t group; /* numbers from a group's last row to the next group's first */
 } Rows;
 
-static Rows rows_of(void *to, int K, int rows) {
-    return (Rows){to, 0, rows, (size_t)(gemm_padded(K, LINE) - LINE) * (size_t)rows};
+static Rows rows_of(void *to, size_t next, int rows) {
+    return (Rows){to, 0, rows, next / sizeof(uint16_t) - (size_t)(rows - 1) * LINE};
 }
 
 static void next_row(Rows *r) {
-    r->at += LINE;
-    if (++r->row < r->rows) return;
-    r->row = 0;
-    r->at += r->group;
+    if (++r->row < r->rows) {
+        r->at += LINE;
+    } else {
+        r->row = 0;
+        r->at += r->group;
+    }
 }
 
 static void zero_rows(Rows *r, int K) {
@@ -82,16 +84,16 @@ static void zero_rows(Rows *r, int K) {
         for (int k = 0; k < K; k += LINE) memset(r->at + k * r->rows, 0, LINE * sizeof *r->at);
 }
 
-void gemm_bf16_pack_a(void *to, const float *x, size_t stride, int M, int K, int rows) {
-    Rows r = rows_of(to, K, rows);
+void gemm_bf16_pack_a(void *to, size_t next, const float *x, size_t stride, int M, int K, int rows) {
+    Rows r = rows_of(to, next, rows);
     for (int m = 0; m < M; m++, x += stride, next_row(&r))
         for (int k = 0; k < K; k += LINE) _mm512_storeu_si512(r.at + k * rows, line(x + k, K - k));
     zero_rows(&r, K);
 }
 
-void gemm_bf16_pack_a_act(void *to, const void *in, size_t stride, int M, int K, int rows) {
+void gemm_bf16_pack_a_act(void *to, size_t next, const void *in, size_t stride, int M, int K, int rows) {
     const uint16_t *x = in;
-    Rows r = rows_of(to, K, rows);
+    Rows r = rows_of(to, next, rows);
     for (int m = 0; m < M; m++, x += stride, next_row(&r))
         for (int k = 0; k < K; k += LINE)
             _mm512_storeu_si512(r.at + k * rows, _mm512_maskz_loadu_epi16(mask32(K - k), x + k));
@@ -111,18 +113,18 @@ static void load_pairs(__m512i r[W], __m512 *sum, const float *x, size_t stride,
 }
 
 /* Columns inside, so that rows of x are read from one end to the other. */
-void gemm_bf16_pack_a_transposed(void *to, const float *x, size_t stride, int M, int K, int rows,
+void gemm_bf16_pack_a_transposed(void *to, size_t next, const float *x, size_t stride, int M, int K, int rows,
                                  float *sums) {
-    Rows r = rows_of(to, K, rows);
+    Rows r = rows_of(to, next, rows);
     for (int k = 0; k < K; k += LINE, x += LINE * stride) {
-        r = rows_of(to, K, rows);
+        r = rows_of(to, next, rows);
         for (int m = 0; m < M; m += W) {
             const int n = M - m < W ? M - m : W;
             __m512 sum = _mm512_setzero_ps();
             __m512i lines[W];
             load_pairs(lines, &sum, x + m, stride, K - k, n);
             for (int i = 0; i < n; i++, next_row(&r)) _mm512_storeu_si512(r.at + k * rows, lines[i]);
-            if (sums) _mm512_mask_storeu_ps(sums + m, mask16(n), _mm512_add_ps(floats(sums + m, n), sum));
+            _mm512_mask_storeu_ps(sums + m, mask16(n), k ? _mm512_add_ps(floats(sums + m, n), sum) : sum);
         }
     }
     zero_rows(&r, K);

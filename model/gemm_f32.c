@@ -48,7 +48,7 @@ static void transpose(float *to, const float *from, size_t stride) {
 
 #else
 
-enum { ROWS = 6, W = 8 };
+enum { ROWS = 4, W = 8 }; /* 4 x 2 sums: as many as the unit's latency asks for */
 typedef __m256 V;
 #define LOAD(p)      _mm256_loadu_ps(p)
 #define STORE(p, v)  _mm256_storeu_ps(p, v)
@@ -102,18 +102,20 @@ static void copy_line(float *to, const float *from, int n) {
 typedef struct {
     float *at; /* first chunk of the row */
     int row, rows;
-    size_t group; /* numbers of a group, but for its first row's LINE */
+    size_t group; /* numbers from a group's last row to the next group's first */
 } Rows;
 
-static Rows rows_of(void *to, int K, int rows) {
-    return (Rows){to, 0, rows, (size_t)(gemm_padded(K, LINE) - LINE) * (size_t)rows};
+static Rows rows_of(void *to, size_t next, int rows) {
+    return (Rows){to, 0, rows, next / sizeof(float) - (size_t)(rows - 1) * LINE};
 }
 
 static void next_row(Rows *r) {
-    r->at += LINE;
-    if (++r->row < r->rows) return;
-    r->row = 0;
-    r->at += r->group;
+    if (++r->row < r->rows) {
+        r->at += LINE;
+    } else {
+        r->row = 0;
+        r->at += r->group;
+    }
 }
 
 static void zero_rows(Rows *r, int K) {
@@ -121,15 +123,15 @@ static void zero_rows(Rows *r, int K) {
         for (int k = 0; k < K; k += LINE) memset(r->at + k * r->rows, 0, LINE * sizeof *r->at);
 }
 
-static void pack_a(void *to, const float *x, size_t stride, int M, int K, int rows) {
-    Rows r = rows_of(to, K, rows);
+static void pack_a(void *to, size_t next, const float *x, size_t stride, int M, int K, int rows) {
+    Rows r = rows_of(to, next, rows);
     for (int m = 0; m < M; m++, x += stride, next_row(&r))
         for (int k = 0; k < K; k += LINE) copy_line(r.at + k * rows, x + k, K - k);
     zero_rows(&r, K);
 }
 
-static void pack_a_act(void *to, const void *x, size_t stride, int M, int K, int rows) {
-    pack_a(to, x, stride, M, K, rows);
+static void pack_a_act(void *to, size_t next, const void *x, size_t stride, int M, int K, int rows) {
+    pack_a(to, next, x, stride, M, K, rows);
 }
 
 /* transpose of rows x cols <= 16 x 16 numbers, the rest zero. */
@@ -156,16 +158,18 @@ static void add_columns(float *sums, const float *x, size_t stride, int rows, in
 }
 
 /* Columns inside, so that rows of x are read from one end to the other. */
-static void pack_a_transposed(void *to, const float *x, size_t stride, int M, int K, int rows, float *sums) {
+static void pack_a_transposed(void *to, size_t next, const float *x, size_t stride, int M, int K, int rows,
+                              float *sums) {
     float out[LINE * LINE];
-    Rows r = rows_of(to, K, rows);
+    Rows r = rows_of(to, next, rows);
     for (int k = 0; k < K; k += LINE, x += LINE * stride) {
-        r = rows_of(to, K, rows);
+        r = rows_of(to, next, rows);
         for (int m = 0; m < M; m += LINE) {
             const int n = M - m < LINE ? M - m : LINE;
             transpose_some(out, x + m, stride, K - k, n);
             for (int i = 0; i < n; i++, next_row(&r)) copy_line(r.at + k * rows, out + i * LINE, LINE);
-            if (sums) add_columns(sums + m, x + m, stride, K - k < LINE ? K - k : LINE, n);
+            if (k == 0) memset(sums + m, 0, (size_t)n * sizeof *sums);
+            add_columns(sums + m, x + m, stride, K - k < LINE ? K - k : LINE, n);
         }
     }
     zero_rows(&r, K);
