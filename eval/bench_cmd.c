@@ -155,7 +155,8 @@ static ErrCode bench_gemm(Bench *b, FILE *out, double *alone_rate, Err *err) {
     for (int i = 0; rc == ERR_OK && i < 3; i++) {
         const int O = shapes[i][0], I = shapes[i][1];
         const ParamView view = {.data = w, .rows = O, .cols = I, .kind = PARAM_LINEAR};
-        rc = b->ops.bind(&b->ops, &view, 1, true, err);
+        rc = b->ops.prepare(&b->ops, N, 2, 1, H, err);
+        if (rc == ERR_OK) rc = b->ops.bind(&b->ops, &view, 1, true, err);
         if (rc != ERR_OK) break;
         const double flops = 2.0 * N * O * I;
         const double f = best_linear(b, 'f', N, O, I, x, w, y, bias),
