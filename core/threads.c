@@ -3,6 +3,7 @@
 
 #include <pthread.h>
 #include <sched.h>
+#include <stdalign.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 
@@ -16,18 +17,24 @@ typedef struct {
     int index;
 } Worker;
 
+/* Whoever waits says so in `sleepers` or `caller_sleeps` before looking a last time at what is waited for; whoever
+ * changes that looks at them afterwards. Both in sequentially consistent order, so one of the two sees the
+ * other, and while everybody spins no system call is made. */
 struct Threads {
     int count, started;
     Worker *workers;
     pthread_mutex_t lock;
     pthread_cond_t wake, finished;
-    atomic_uint generation; /* odd or even does not matter: it changes when there is new work */
-    atomic_size_t next;
-    atomic_int busy; /* workers that have not yet finished this generation */
     bool quit;
     ThreadsTask *task;
     void *arg;
     size_t tasks;
+    /* On cache lines of their own: the first is read by all who wait, the others are written by all who work. */
+    alignas(MEM_ALIGN) atomic_uint generation; /* changes when there is new work */
+    atomic_int sleepers;
+    atomic_bool caller_sleeps;
+    alignas(MEM_ALIGN) atomic_size_t next;
+    alignas(MEM_ALIGN) atomic_int busy; /* workers that have not yet finished this generation */
 };
 
 static void relax(void) {
@@ -51,13 +58,15 @@ static void *work(void *arg) {
             relax();
         if (atomic_load_explicit(&p->generation, memory_order_acquire) == seen) {
             pthread_mutex_lock(&p->lock);
+            atomic_fetch_add(&p->sleepers, 1);
             while (atomic_load(&p->generation) == seen) pthread_cond_wait(&p->wake, &p->lock);
+            atomic_fetch_sub(&p->sleepers, 1);
             pthread_mutex_unlock(&p->lock);
         }
         seen = atomic_load_explicit(&p->generation, memory_order_acquire);
         if (p->quit) return NULL;
         take_tasks(p, w->index);
-        if (atomic_fetch_sub_explicit(&p->busy, 1, memory_order_acq_rel) == 1) {
+        if (atomic_fetch_sub(&p->busy, 1) == 1 && atomic_load(&p->caller_sleeps)) {
             pthread_mutex_lock(&p->lock);
             pthread_cond_signal(&p->finished);
             pthread_mutex_unlock(&p->lock);
@@ -101,8 +110,9 @@ ErrCode threads_open(Threads **out, int count, Err *err) {
 }
 
 static void announce(Threads *p) {
+    atomic_fetch_add(&p->generation, 1);
+    if (atomic_load(&p->sleepers) == 0) return;
     pthread_mutex_lock(&p->lock);
-    atomic_fetch_add_explicit(&p->generation, 1, memory_order_release);
     pthread_cond_broadcast(&p->wake);
     pthread_mutex_unlock(&p->lock);
 }
@@ -138,8 +148,9 @@ void threads_run(Threads *p, ThreadsTask *task, void *arg, size_t tasks) {
     for (int i = 0; i < SPINS && atomic_load_explicit(&p->busy, memory_order_acquire); i++) relax();
     if (atomic_load_explicit(&p->busy, memory_order_acquire)) {
         pthread_mutex_lock(&p->lock);
-        while (atomic_load_explicit(&p->busy, memory_order_acquire))
-            pthread_cond_wait(&p->finished, &p->lock);
+        atomic_store(&p->caller_sleeps, true);
+        while (atomic_load(&p->busy)) pthread_cond_wait(&p->finished, &p->lock);
+        atomic_store(&p->caller_sleeps, false);
         pthread_mutex_unlock(&p->lock);
     }
 }
