@@ -17,9 +17,12 @@ typedef struct {
     int index;
 } Worker;
 
-/* Whoever waits says so in `sleepers` or `caller_sleeps` before looking a last time at what is waited for; whoever
- * changes that looks at them afterwards. Both in sequentially consistent order, so one of the two sees the
- * other, and while everybody spins no system call is made. */
+/* A worker joins a run through the gate, and the caller closes the gate when no tasks are left: it then waits for
+ * those inside and not for one that the system has not yet given a processor.
+ *
+ * Whoever goes to sleep says so, in `sleepers` or `caller_sleeps`, before looking a last time at what is waited for;
+ * whoever changes that looks at them afterwards. All in sequentially consistent order, so one of the two sees
+ * the other, and while everybody spins no system call is made. */
 struct Threads {
     int count, started;
     Worker *workers;
@@ -34,8 +37,10 @@ struct Threads {
     atomic_int sleepers;
     atomic_bool caller_sleeps;
     alignas(MEM_ALIGN) atomic_size_t next;
-    alignas(MEM_ALIGN) atomic_int busy; /* workers that have not yet finished this generation */
+    alignas(MEM_ALIGN) atomic_uint gate; /* OPEN while there may be tasks, and INSIDE for each worker in the run */
 };
+
+enum { OPEN = 1, INSIDE = 2 };
 
 static void relax(void) {
 #if defined(__x86_64__) || defined(__i386__)
@@ -47,6 +52,20 @@ static void take_tasks(Threads *p, int thread) {
     size_t i;
     while ((i = atomic_fetch_add_explicit(&p->next, 1, memory_order_relaxed)) < p->tasks)
         p->task(p->arg, i, thread);
+}
+
+static bool join(Threads *p) {
+    unsigned gate = atomic_load(&p->gate);
+    while (gate & OPEN)
+        if (atomic_compare_exchange_weak(&p->gate, &gate, gate + INSIDE)) return true;
+    return false;
+}
+
+static void leave(Threads *p) {
+    if (atomic_fetch_sub(&p->gate, INSIDE) != INSIDE || !atomic_load(&p->caller_sleeps)) return;
+    pthread_mutex_lock(&p->lock);
+    pthread_cond_signal(&p->finished);
+    pthread_mutex_unlock(&p->lock);
 }
 
 static void *work(void *arg) {
@@ -65,12 +84,9 @@ static void *work(void *arg) {
         }
         seen = atomic_load_explicit(&p->generation, memory_order_acquire);
         if (p->quit) return NULL;
+        if (!join(p)) continue;
         take_tasks(p, w->index);
-        if (atomic_fetch_sub(&p->busy, 1) == 1 && atomic_load(&p->caller_sleeps)) {
-            pthread_mutex_lock(&p->lock);
-            pthread_cond_signal(&p->finished);
-            pthread_mutex_unlock(&p->lock);
-        }
+        leave(p);
     }
 }
 
@@ -142,14 +158,15 @@ void threads_run(Threads *p, ThreadsTask *task, void *arg, size_t tasks) {
     p->arg = arg;
     p->tasks = tasks;
     atomic_store_explicit(&p->next, 0, memory_order_relaxed);
-    atomic_store_explicit(&p->busy, p->started, memory_order_relaxed);
+    atomic_store(&p->gate, OPEN);
     announce(p);
     take_tasks(p, 0);
-    for (int i = 0; i < SPINS && atomic_load_explicit(&p->busy, memory_order_acquire); i++) relax();
-    if (atomic_load_explicit(&p->busy, memory_order_acquire)) {
+    if (atomic_fetch_and(&p->gate, ~(unsigned)OPEN) == OPEN) return;
+    for (int i = 0; i < SPINS && atomic_load_explicit(&p->gate, memory_order_acquire); i++) relax();
+    if (atomic_load_explicit(&p->gate, memory_order_acquire)) {
         pthread_mutex_lock(&p->lock);
         atomic_store(&p->caller_sleeps, true);
-        while (atomic_load(&p->busy)) pthread_cond_wait(&p->finished, &p->lock);
+        while (atomic_load(&p->gate)) pthread_cond_wait(&p->finished, &p->lock);
         atomic_store(&p->caller_sleeps, false);
         pthread_mutex_unlock(&p->lock);
     }

@@ -14,15 +14,18 @@
 #endif
 
 #if defined(__AVX512F__)
-enum { W = 16, ROWS = 8 }; /* numbers of a vector; queries of a register block */
+enum { W = 16, ROWS = 16 }; /* numbers of a vector; queries of a register block */
 #elif defined(__AVX2__)
-enum { W = 8, ROWS = 4 };
+enum { W = 8, ROWS = 8 };
 #else
-enum { W = 4, ROWS = 4 };
+enum { W = 4, ROWS = 8 };
 #endif
 
 /* Vectors of one LANES_SUM; columns before the first key that a block of skewed queries touches. */
 enum { VECTORS = LANES_SUM / W, MARGIN = 16 };
+
+/* Queries whose contexts are summed together. */
+enum { MIX_ROWS = 4 };
 
 typedef float V __attribute__((vector_size(4 * W)));
 typedef int32_t VI __attribute__((vector_size(4 * W)));
@@ -37,6 +40,17 @@ static inline V load(const float *p) {
 
 static inline void store(float *p, V v) {
     memcpy(p, &v, sizeof v);
+}
+
+/* The value as something that came from nowhere: else compilers fold a load into each of its uses, and one that
+ * crosses cache lines costs as much as two. */
+static inline V loaded(V v) {
+#if defined(__AVX512F__)
+    __asm__("" : "+v"(v));
+#elif defined(__x86_64__)
+    __asm__("" : "+x"(v));
+#endif
+    return v;
 }
 
 static inline V splat(float x) {
@@ -69,6 +83,17 @@ static inline V vmin(V a, V b) {
     return (V)_mm_min_ps((__m128)a, (__m128)b);
 #else
     return select(a < b, a, b);
+#endif
+}
+
+static inline VI imax(VI a, VI b) {
+#if defined(__AVX512F__)
+    return (VI)_mm512_max_epi32((__m512i)a, (__m512i)b);
+#elif defined(__AVX2__)
+    return (VI)_mm256_max_epi32((__m256i)a, (__m256i)b);
+#else
+    const VI larger = a > b;
+    return (a & larger) | (b & ~larger);
 #endif
 }
 
@@ -183,10 +208,7 @@ static void gelu(float *y, size_t n) {
 static void quantize(int8_t *q, float *scale, int32_t *start, const float *x, int n) {
     VI most = {0}; /* bits of |x|: as integers in the same order, infinity and what is no number above all */
     int i = 0;
-    for (; i + W <= n; i += W) {
-        const VI size = (VI)load(x + i) & 0x7fffffff, larger = size > most;
-        most = (size & larger) | (most & ~larger);
-    }
+    for (; i + W <= n; i += W) most = imax(most, (VI)load(x + i) & 0x7fffffff);
     int32_t bits = 0;
     for (int c = 0; c < W; c++) bits = most[c] > bits ? most[c] : bits;
     for (int k = i; k < n; k++) {
@@ -311,18 +333,17 @@ static void expand(float *to, const Space *s, const LanesHead *h, const uint16_t
 /* Scores of `rows` queries from i on, by vectors of W distances that all of them share: a vector of keys for
  * query i + r then begins r later. What falls outside 0 .. L-1 lands in the margins. */
 static inline __attribute__((always_inline)) void scores(const Space *s, const LanesHead *h, int i, int rows) {
-    const int D = h->D, L = h->L;
-    const float scale = 1.0f / sqrtf(3.0f * (float)D);
+    const float scale = 1.0f / sqrtf(3.0f * (float)h->D);
     for (int r = 0; r < rows; r++)
-        for (int d = 0; d < D; d++) s->query[d * rows + r] = h->q[(size_t)(i + r) * h->stride + (size_t)d];
-    for (int t = 0; t < L + rows - 1; t += W) {
+        for (int d = 0; d < h->D; d++) s->query[d * rows + r] = h->q[(size_t)(i + r) * h->stride + (size_t)d];
+    for (int t = 0; t < h->L + rows - 1; t += W) {
         const size_t at = (size_t)(h->queries - i - rows + t), from = (size_t)(MARGIN + t - (rows - 1));
         const float *pk = s->pk + at, *pq = s->pq + at, *key = s->key + from, *q = s->query;
         V acc[ROWS] = {{0}};
-        for (int d = 0; d < D; d++) {
+        for (int d = 0; d < h->D; d++) {
             const V position_key = load(pk), position_query = load(pq);
             UNROLL for (int r = 0; r < rows; r++) {
-                const V k = load(key + r);
+                const V k = loaded(load(key + r));
                 acc[r] += splat(q[r]) * (k + position_key) + k * position_query;
             }
             pk += s->wide;
@@ -339,7 +360,7 @@ static inline __attribute__((always_inline)) void scores(const Space *s, const L
 static inline __attribute__((always_inline)) void mix_block(const Space *s, const LanesHead *h, const float *inverse,
                                                             int i, int r0, int rows, int d, int vectors) {
     const float *p = s->score + (size_t)r0 * s->key_stride + MARGIN, *v = s->v + d;
-    V acc[4][4] = {{{0}}};
+    V acc[MIX_ROWS][4] = {{{0}}};
     for (int j = 0; j < h->L; j++, v += s->Dp)
         UNROLL for (int r = 0; r < rows; r++) {
             const V weight = splat(p[(size_t)r * s->key_stride + (size_t)j]);
@@ -368,32 +389,39 @@ static inline __attribute__((always_inline)) void mix(const Space *s, const Lane
     for (; d < D; d += W) mix_block(s, h, inverse, i, r0, rows, d, 1);
 }
 
-static void attend_rows(const Space *s, const LanesHead *h, int i) {
+static inline __attribute__((always_inline)) void attend(const Space *s, const LanesHead *h, int i, int rows) {
     float inverse[ROWS];
-    scores(s, h, i, ROWS);
-    for (int r = 0; r < ROWS; r++)
+    scores(s, h, i, rows);
+    for (int r = 0; r < rows; r++)
         inverse[r] = 1.0f / exponentials(s->score + (size_t)r * s->key_stride + MARGIN, h->L);
-    for (int r = 0; r < ROWS; r += 4) mix(s, h, inverse, i, r, 4);
+    if (rows % MIX_ROWS)
+        for (int r = 0; r < rows; r++) mix(s, h, inverse, i, r, 1);
+    else
+        for (int r = 0; r < rows; r += MIX_ROWS) mix(s, h, inverse, i, r, MIX_ROWS);
 }
 
-static void attend_row(const Space *s, const LanesHead *h, int i) {
-    scores(s, h, i, 1);
-    const float inverse = 1.0f / exponentials(s->score + MARGIN, h->L);
-    mix(s, h, &inverse, i, 0, 1);
+static void attend_block(const Space *s, const LanesHead *h, int i) {
+    attend(s, h, i, ROWS);
 }
 
-/* The last block overlaps the one before: the same rows get the same numbers. */
+static void attend_few(const Space *s, const LanesHead *h, int i) {
+    attend(s, h, i, MIX_ROWS);
+}
+
+static void attend_one(const Space *s, const LanesHead *h, int i) {
+    attend(s, h, i, 1);
+}
+
 static void attention(const LanesHead *h, float *scratch) {
     Space s;
     space_layout(&s, scratch, h->L, h->queries, h->D, h->columns);
     copy_head(&s, h);
     expand(s.pk, &s, h, h->position_key);
     expand(s.pq, &s, h, h->position_query);
-    if (h->queries < ROWS)
-        for (int i = 0; i < h->queries; i++) attend_row(&s, h, i);
-    else
-        for (int i = 0; i < h->queries; i += ROWS)
-            attend_rows(&s, h, i + ROWS <= h->queries ? i : h->queries - ROWS);
+    int i = 0;
+    for (; i + ROWS <= h->queries; i += ROWS) attend_block(&s, h, i);
+    for (; i + MIX_ROWS <= h->queries; i += MIX_ROWS) attend_few(&s, h, i);
+    for (; i < h->queries; i++) attend_one(&s, h, i);
 }
 
 #define NAME_OF(suffix)  NAME_OF_(suffix)
