@@ -30,7 +30,6 @@ enum { MIX_ROWS = 4 };
 typedef float V __attribute__((vector_size(4 * W)));
 typedef int32_t VI __attribute__((vector_size(4 * W)));
 typedef uint32_t VU __attribute__((vector_size(4 * W))); /* where a sum or shift may overflow */
-typedef int8_t VB __attribute__((vector_size(W)));
 
 static inline V load(const float *p) {
     V v;
@@ -109,6 +108,22 @@ static inline V load_half(const uint16_t *p) {
     for (int c = 0; c < W; c++) wide[c] = p[c];
     const V size = (V)((wide & 0x7fff) << 13) * splat(0x1p112f);
     return (V)((VU)size | (wide & 0x8000) << 16);
+#endif
+}
+
+/* The low bytes of W numbers. */
+static inline void store_bytes(int8_t *p, VU v) {
+#if defined(__AVX512F__)
+    _mm_storeu_si128((__m128i *)(void *)p, _mm512_cvtepi32_epi8((__m512i)v));
+#elif defined(__AVX2__)
+    const __m256i first = _mm256_setr_epi8(0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, 0, 4,
+                                           8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1);
+    const __m256i fours = _mm256_shuffle_epi8((__m256i)v, first);
+    const __m128i eight =
+        _mm_unpacklo_epi32(_mm256_castsi256_si128(fours), _mm256_extracti128_si256(fours, 1));
+    _mm_storel_epi64((__m128i *)(void *)p, eight);
+#else
+    for (int c = 0; c < W; c++) p[c] = (int8_t)(uint8_t)v[c];
 #endif
 }
 
@@ -225,8 +240,7 @@ static void quantize(int8_t *q, float *scale, int32_t *start, const float *x, in
     for (i = 0; i + W <= n; i += W) {
         const V shifted = load(x + i) * splat(inverse) + splat(APPROX_ROUND);
         const VU value = (VU)shifted - 0x4b400000u;
-        const VB bytes = __builtin_convertvector((VI)value, VB);
-        memcpy(q + i, &bytes, sizeof bytes);
+        store_bytes(q + i, value);
         total += value;
     }
     uint32_t all = 0; /* unsigned: any value may stand for what is no number, but it must not overflow */
@@ -315,8 +329,10 @@ static void copy_head(const Space *s, const LanesHead *h) {
     }
 }
 
-/* One table in float, by distance: near distances have a column each, far ones share them. */
+/* One table in float, by distance: near distances have a column each, far ones share them. Of a short text's rows
+ * only a few bytes are read, too far apart for the processor to foresee. */
 static void expand(float *to, const Space *s, const LanesHead *h, const uint16_t *table) {
+    enum { AHEAD = 16 };
     const int32_t *column = h->column + (h->L - h->queries);
     const int n = h->L + h->queries - 1, first = column[0], last = column[n - 1];
     bool contiguous = last - first == n - 1;
@@ -324,6 +340,8 @@ static void expand(float *to, const Space *s, const LanesHead *h, const uint16_t
     for (int d = 0; d < h->D; d++, to += s->wide) {
         const uint16_t *from = table + (size_t)d * (size_t)h->columns + first;
         float *into = contiguous ? to : s->expanded;
+        for (int c = 0; d + AHEAD < h->D && c <= last - first; c += 32)
+            __builtin_prefetch(from + AHEAD * (size_t)h->columns + c);
         for (int c = 0; c <= last - first; c += W) store(into + c, load_half(from + c));
         if (contiguous) continue;
         for (int t = 0; t < n; t++) to[t] = into[column[t] - first];
@@ -332,7 +350,8 @@ static void expand(float *to, const Space *s, const LanesHead *h, const uint16_t
 
 /* Scores of `rows` queries from i on, by vectors of W distances that all of them share: a vector of keys for
  * query i + r then begins r later. What falls outside 0 .. L-1 lands in the margins. */
-static inline __attribute__((always_inline)) void scores(const Space *s, const LanesHead *h, int i, int rows) {
+static inline __attribute__((always_inline)) void scores(const Space *s, const LanesHead *h, int i,
+                                                         int rows) {
     const float scale = 1.0f / sqrtf(3.0f * (float)h->D);
     for (int r = 0; r < rows; r++)
         for (int d = 0; d < h->D; d++) s->query[d * rows + r] = h->q[(size_t)(i + r) * h->stride + (size_t)d];
@@ -357,12 +376,12 @@ static inline __attribute__((always_inline)) void scores(const Space *s, const L
 }
 
 /* out(r,d) = inverse[r] * sum_j p(r,j) v(j,d) over j = 0 .. L-1 in that order, for `vectors` vectors of d. */
-static inline __attribute__((always_inline)) void mix_block(const Space *s, const LanesHead *h, const float *inverse,
-                                                            int i, int r0, int rows, int d, int vectors) {
+static inline __attribute__((always_inline)) void mix_block(const Space *s, const LanesHead *h,
+                                                            const float *inverse, int i, int r0, int rows,
+                                                            int d, int vectors) {
     const float *p = s->score + (size_t)r0 * s->key_stride + MARGIN, *v = s->v + d;
     V acc[MIX_ROWS][4] = {{{0}}};
-    for (int j = 0; j < h->L; j++, v += s->Dp)
-        UNROLL for (int r = 0; r < rows; r++) {
+    for (int j = 0; j < h->L; j++, v += s->Dp) UNROLL for (int r = 0; r < rows; r++) {
             const V weight = splat(p[(size_t)r * s->key_stride + (size_t)j]);
             UNROLL for (int k = 0; k < vectors; k++) acc[r][k] += weight * load(v + k * W);
         }
@@ -379,8 +398,8 @@ static inline __attribute__((always_inline)) void mix_block(const Space *s, cons
     }
 }
 
-static inline __attribute__((always_inline)) void mix(const Space *s, const LanesHead *h, const float *inverse, int i,
-                                                      int r0, int rows) {
+static inline __attribute__((always_inline)) void mix(const Space *s, const LanesHead *h,
+                                                      const float *inverse, int i, int r0, int rows) {
     enum { VECTORS_AT_ONCE = W == 16 ? 4 : 2 };
     const int D = h->D;
     int d = 0;
@@ -389,7 +408,8 @@ static inline __attribute__((always_inline)) void mix(const Space *s, const Lane
     for (; d < D; d += W) mix_block(s, h, inverse, i, r0, rows, d, 1);
 }
 
-static inline __attribute__((always_inline)) void attend(const Space *s, const LanesHead *h, int i, int rows) {
+static inline __attribute__((always_inline)) void attend(const Space *s, const LanesHead *h, int i,
+                                                         int rows) {
     float inverse[ROWS];
     scores(s, h, i, rows);
     for (int r = 0; r < rows; r++)
