@@ -181,42 +181,54 @@ static void norm(float *y, const float *x, const float *r, const float *w, const
     for (int i = 0; i < n; i++) y[i] = y[i] * rstd * w[i] + b[i];
 }
 
-/* The steps of approx_exp and approx_gelu. */
-static inline V vexp(V x) {
-    x = vmin(splat(88.0f), vmax(splat(-87.0f), x));
-    const V shifted = x * splat(1.44269504f) + splat(APPROX_ROUND), n = shifted - splat(APPROX_ROUND);
-    const V r = (x - n * splat(0.693359375f)) + n * splat(2.12194440e-4f);
-    V p = splat(1.9875691500e-4f);
-    p = p * r + splat(1.3981999507e-3f);
-    p = p * r + splat(8.3334519073e-3f);
-    p = p * r + splat(4.1665795894e-2f);
-    p = p * r + splat(1.6666665459e-1f);
-    p = p * r + splat(5.0000001201e-1f);
-    p = (p * (r * r) + r) + splat(1.0f);
-    return p * (V)(((VU)shifted + (127u - 0x4b400000u)) << 23);
+/* approx_exp and approx_gelu are long chains in which each step waits for the one before; a few vectors go through
+ * them side by side, so that the processor has something to do meanwhile. */
+enum { TOGETHER = W == 16 ? 4 : 2, SPAN = TOGETHER * W };
+
+#define EACH UNROLL for (int k = 0; k < together; k++)
+
+/* The steps of approx_exp. */
+static inline __attribute__((always_inline)) void exp_each(V *x, int together) {
+    static const float TERMS[] = {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f,
+                                  5.0000001201e-1f};
+    V shifted[TOGETHER], n[TOGETHER], r[TOGETHER], p[TOGETHER];
+    EACH x[k] = vmin(splat(88.0f), vmax(splat(-87.0f), x[k]));
+    EACH shifted[k] = x[k] * splat(1.44269504f) + splat(APPROX_ROUND);
+    EACH n[k] = shifted[k] - splat(APPROX_ROUND);
+    EACH r[k] = (x[k] - n[k] * splat(0.693359375f)) + n[k] * splat(2.12194440e-4f);
+    EACH p[k] = splat(1.9875691500e-4f);
+    UNROLL for (int i = 0; i < 5; i++) EACH p[k] = p[k] * r[k] + splat(TERMS[i]);
+    EACH p[k] = (p[k] * (r[k] * r[k]) + r[k]) + splat(1.0f);
+    EACH x[k] = p[k] * (V)(((VU)shifted[k] + (127u - 0x4b400000u)) << 23);
 }
 
-static inline V vgelu(V x) {
-    const VI negative = (VI)x >> 31; /* of -0 too, for which both choices are the same */
-    const V z = vmin(splat(18.0f), (V)((VI)x & 0x7fffffff)) * splat(0.707106781f);
-    const V t = splat(1.0f) / (splat(1.0f) + splat(0.5f) * z);
-    V p = splat(0.17087277f);
-    p = p * t - splat(0.82215223f);
-    p = p * t + splat(1.48851587f);
-    p = p * t - splat(1.13520398f);
-    p = p * t + splat(0.27886807f);
-    p = p * t - splat(0.18628806f);
-    p = p * t + splat(0.09678418f);
-    p = p * t + splat(0.37409196f);
-    p = p * t + splat(1.00002368f);
-    p = p * t - splat(1.26551223f);
-    const V tail = splat(0.5f) * t * vexp(p - z * z);
-    return x * select(negative, tail, splat(1.0f) - tail);
+/* The steps of approx_gelu; its "- c" is the same as "+ -c". */
+static inline __attribute__((always_inline)) void gelu_each(V *x, int together) {
+    static const float TERMS[] = {-0.82215223f, 1.48851587f, -1.13520398f, 0.27886807f, -0.18628806f,
+                                  0.09678418f,  0.37409196f, 1.00002368f,  -1.26551223f};
+    V z[TOGETHER], t[TOGETHER], p[TOGETHER];
+    EACH z[k] = vmin(splat(18.0f), (V)((VI)x[k] & 0x7fffffff)) * splat(0.707106781f);
+    EACH t[k] = splat(1.0f) / (splat(1.0f) + splat(0.5f) * z[k]);
+    EACH p[k] = splat(0.17087277f);
+    UNROLL for (int i = 0; i < 9; i++) EACH p[k] = p[k] * t[k] + splat(TERMS[i]);
+    EACH p[k] -= z[k] * z[k];
+    exp_each(p, together);
+    EACH p[k] *= splat(0.5f) * t[k];
+    /* The sign of -0 too, for which both choices are the same. */
+    EACH x[k] *= select((VI)x[k] >> 31, p[k], splat(1.0f) - p[k]);
+}
+
+static inline __attribute__((always_inline)) void gelu_at(float *y, int together) {
+    V x[TOGETHER];
+    EACH x[k] = load(y + k * W);
+    gelu_each(x, together);
+    EACH store(y + k * W, x[k]);
 }
 
 static void gelu(float *y, size_t n) {
     size_t i = 0;
-    for (; i + W <= n; i += W) store(y + i, vgelu(load(y + i)));
+    for (; i + SPAN <= n; i += SPAN) gelu_at(y + i, TOGETHER);
+    for (; i + W <= n; i += W) gelu_at(y + i, 1);
     for (; i < n; i++) y[i] = approx_gelu(y[i]);
 }
 
@@ -256,6 +268,13 @@ static void quantize(int8_t *q, float *scale, int32_t *start, const float *x, in
     *start = (int32_t)(0u - 128u * all);
 }
 
+static inline __attribute__((always_inline)) void exp_at(float *x, float max, int together) {
+    V e[TOGETHER];
+    EACH e[k] = load(x + k * W) - splat(max);
+    exp_each(e, together);
+    EACH store(x + k * W, e[k]);
+}
+
 static float exponentials(float *x, int n) {
     V high = splat(x[0]);
     int i = 0;
@@ -263,7 +282,8 @@ static float exponentials(float *x, int n) {
     float max = high[0];
     for (int c = 1; c < W; c++) max = high[c] > max ? high[c] : max;
     for (; i < n; i++) max = x[i] > max ? x[i] : max;
-    for (i = 0; i + W <= n; i += W) store(x + i, vexp(load(x + i) - splat(max)));
+    for (i = 0; i + SPAN <= n; i += SPAN) exp_at(x + i, max, TOGETHER);
+    for (; i + W <= n; i += W) exp_at(x + i, max, 1);
     for (; i < n; i++) x[i] = approx_exp(x[i] - max);
     return sum(x, n);
 }
