@@ -116,6 +116,36 @@ void int8_rest(float *y, const Int8Rows *x, int rows, const Int8Linear *layer) {
 
 /* ---- choosing ---- */
 
+int int8_agrees(const Int8Kernels *kernels) {
+    /* Every size has a tail. */
+    enum { ROWS = 35, OUT = 5 * INT8_PANEL, IN = 64 * 2 + 12 };
+    static const float BIAS[OUT], SCALE[OUT] = {1, 0.5f, 3};
+    int8_t q[ROWS][IN], w[OUT * IN], packed[OUT * IN];
+    float scale[ROWS], y[2][ROWS * OUT];
+    int32_t start[ROWS];
+    _Alignas(64) char scratch[INT8_PANEL * IN];
+    uint32_t random = 1;
+    for (size_t i = 0; i < sizeof w; i++)
+        w[i] = (int8_t)(uint8_t)((random = random * 1664525u + 1013904223u) >> 24);
+    for (int n = 0; n < ROWS; n++) {
+        start[n] = 0;
+        scale[n] = 1.0f;
+        for (int i = 0; i < IN; i++) {
+            q[n][i] = (int8_t)((int)((random = random * 1664525u + 1013904223u) >> 24) % 255 - 127);
+            start[n] -= 128 * q[n][i];
+        }
+    }
+    memcpy(packed, w, sizeof w);
+    int8_pack(packed, OUT, IN, scratch);
+    const Int8Rows x = {&q[0][0], scale, start, IN};
+    portable(y[0], &x, ROWS, &(Int8Linear){w, SCALE, BIAS, OUT, IN}, 0, OUT, (Int8Next){0}, scratch);
+    kernels->linear(y[1], &x, ROWS, &(Int8Linear){packed, SCALE, BIAS, OUT, IN}, 0, OUT, (Int8Next){0},
+                    scratch);
+    int same = 1;
+    for (size_t i = 0; i < ROWS * OUT; i++) same = same && y[0][i] == y[1][i];
+    return same;
+}
+
 #if defined(__x86_64__)
 
 static uint64_t enabled_states(void) {
@@ -153,36 +183,6 @@ unsigned int8_features(void) {
     return features;
 }
 
-/* Whether a set computes a small layer as the portable one does; every size has a tail. */
-static int agrees(const Int8Kernels *kernels) {
-    enum { ROWS = 35, OUT = 5 * INT8_PANEL, IN = 64 * 2 + 12 };
-    static const float BIAS[OUT], SCALE[OUT] = {1, 0.5f, 3};
-    int8_t q[ROWS][IN], w[OUT * IN], packed[OUT * IN];
-    float scale[ROWS], y[2][ROWS * OUT];
-    int32_t start[ROWS];
-    _Alignas(64) char scratch[INT8_PANEL * IN];
-    uint32_t random = 1;
-    for (size_t i = 0; i < sizeof w; i++)
-        w[i] = (int8_t)(uint8_t)((random = random * 1664525u + 1013904223u) >> 24);
-    for (int n = 0; n < ROWS; n++) {
-        start[n] = 0;
-        scale[n] = 1.0f;
-        for (int i = 0; i < IN; i++) {
-            q[n][i] = (int8_t)((int)((random = random * 1664525u + 1013904223u) >> 24) % 255 - 127);
-            start[n] -= 128 * q[n][i];
-        }
-    }
-    memcpy(packed, w, sizeof w);
-    int8_pack(packed, OUT, IN, scratch);
-    const Int8Rows x = {&q[0][0], scale, start, IN};
-    portable(y[0], &x, ROWS, &(Int8Linear){w, SCALE, BIAS, OUT, IN}, 0, OUT, (Int8Next){0}, scratch);
-    kernels->linear(y[1], &x, ROWS, &(Int8Linear){packed, SCALE, BIAS, OUT, IN}, 0, OUT, (Int8Next){0},
-                    scratch);
-    int same = 1;
-    for (size_t i = 0; i < ROWS * OUT; i++) same = same && y[0][i] == y[1][i];
-    return same;
-}
-
 const Int8Kernels *int8_pick(unsigned features, const char *wanted) {
     static const struct {
         const Int8Kernels *kernels;
@@ -195,7 +195,7 @@ const Int8Kernels *int8_pick(unsigned features, const char *wanted) {
     for (size_t i = 0; i < sizeof SETS / sizeof *SETS; i++) {
         allowed = allowed || strcmp(wanted, SETS[i].kernels->name) == 0;
         if (!allowed || !(features & SETS[i].needs)) continue;
-        if (SETS[i].needs != INT8_AMX || agrees(SETS[i].kernels)) return SETS[i].kernels;
+        if (SETS[i].needs != INT8_AMX || int8_agrees(SETS[i].kernels)) return SETS[i].kernels;
     }
     return &int8_portable;
 }

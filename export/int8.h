@@ -75,6 +75,9 @@ unsigned int8_features(void);
  * only taken when a small product on the real unit is right. */
 const Int8Kernels *int8_pick(unsigned features, const char *wanted);
 
+/* Whether a set that packs computes a small random layer as the portable one does. */
+int int8_agrees(const Int8Kernels *kernels);
+
 size_t int8_scratch(int in);
 
 /* Turns the rows w (out, in) into panels, in place. scratch: INT8_PANEL * in bytes. */

@@ -186,8 +186,19 @@ static void test_pack(void **state) {
 
 /* ---- choosing ---- */
 
+/* A unit that gets one sum of thousands wrong. */
+static void wrong_linear(float *y, const Int8Rows *x, int rows, const Int8Linear *layer, int from, int to,
+                         Int8Next next, void *scratch) {
+    int8_amx_emulated.linear(y, x, rows, layer, from, to, next, scratch);
+    y[(size_t)rows * (size_t)layer->out - 1] += 1.0f;
+}
+
 static void test_pick(void **state) {
     (void)state;
+    Int8Kernels wrong = int8_amx_emulated;
+    wrong.linear = wrong_linear;
+    assert_true(int8_agrees(&int8_amx_emulated));
+    assert_false(int8_agrees(&wrong));
     assert_string_equal(int8_pick(0, NULL)->name, "portable");
     assert_string_equal(int8_pick(0, "amx")->name, "portable");
     const unsigned has = int8_features();
