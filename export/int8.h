@@ -66,12 +66,13 @@ enum {
     INT8_AVXVNNI = 2,    /* and AVX2 */
     INT8_AVX512VNNI = 4, /* and AVX-512 F, BW, DQ, VL */
     INT8_AMX = 8,        /* and AVX-512 with VNNI; the operating system has granted this process the tiles */
-    INT8_ALL = 15
+    INT8_NEON = 16,      /* ARM, with dot products */
+    INT8_ALL = 31
 };
 unsigned int8_features(void);
 
-/* The fastest set that `features` allows and that is not above `wanted` (portable, avx2, avxvnni, avx512vnni, amx;
- * NULL: any; another name: portable). A set for features that this processor lacks must not be run. AMX is
+/* The fastest set that `features` allows and that is not above `wanted` (portable, avx2, avxvnni, avx512vnni, amx,
+ * or portable, neon; NULL: any; another name: portable). A set for features that this processor lacks must not be run. AMX is
  * only taken when a small product on the real unit is right. */
 const Int8Kernels *int8_pick(unsigned features, const char *wanted);
 
@@ -91,6 +92,8 @@ void int8_rest(float *y, const Int8Rows *x, int rows, const Int8Linear *layer);
 extern const Int8Kernels int8_portable;
 #if defined(__x86_64__)
 extern const Int8Kernels int8_avx2, int8_avxvnni, int8_avx512vnni, int8_amx;
+#elif defined(__aarch64__)
+extern const Int8Kernels int8_neon;
 #endif
 
 #endif

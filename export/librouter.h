@@ -123,7 +123,7 @@ ROUTER_API int router_encode(Router *router, const char *text, size_t n, int32_t
 ROUTER_API int router_logits(Router *router, const int32_t *ids, size_t n, float *logits, char *error,
                              size_t error_bytes);
 
-/* Name of the kernels that this processor's instructions allow: "amx", "avx512vnni", "avxvnni", "avx2", "portable". */
+/* Name of the kernels that this processor's instructions allow: "amx", "avx512vnni", "avxvnni", "avx2", "neon", "portable". */
 ROUTER_API const char *router_kernels(const Router *router);
 
 /* LIBROUTER_VERSION of the library that is running. */
