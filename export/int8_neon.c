@@ -22,23 +22,31 @@ static inline __attribute__((always_inline)) void dots(int32_t *sums, const Int8
     const size_t fours = in / 4;
     const int8x16_t sign = vdupq_n_s8(-128);
     int32x4_t sum[TOKENS][QUARTERS];
-    UNROLL for (int t = 0; t < tokens; t++) UNROLL for (int p = 0; p < QUARTERS; p++) sum[t][p] =
-        vdupq_n_s32(0);
+    UNROLL
+    for (int t = 0; t < tokens; t++) {
+        UNROLL
+        for (int p = 0; p < QUARTERS; p++) sum[t][p] = vdupq_n_s32(0);
+    }
     for (size_t k = 0; k < fours; k++, w += 64) {
         int8x16_t weights[QUARTERS];
-        UNROLL for (int p = 0; p < QUARTERS; p++) weights[p] =
-            veorq_s8(vreinterpretq_s8_u8(vld1q_u8(w + 16 * p)), sign);
-        UNROLL for (int t = 0; t < tokens; t++) {
+        UNROLL
+        for (int p = 0; p < QUARTERS; p++)
+            weights[p] = veorq_s8(vreinterpretq_s8_u8(vld1q_u8(w + 16 * p)), sign);
+        UNROLL
+        for (int t = 0; t < tokens; t++) {
             int32_t four;
             __builtin_memcpy(&four, q + (size_t)t * x->stride + 4 * k, 4);
             const int8x16_t inputs = vreinterpretq_s8_s32(vdupq_n_s32(four));
-            UNROLL for (int p = 0; p < QUARTERS; p++) sum[t][p] = vdotq_s32(sum[t][p], weights[p], inputs);
+            UNROLL
+            for (int p = 0; p < QUARTERS; p++) sum[t][p] = vdotq_s32(sum[t][p], weights[p], inputs);
         }
         panel_fetch(fetch);
     }
-    UNROLL for (int t = 0; t < tokens; t++) {
+    UNROLL
+    for (int t = 0; t < tokens; t++) {
         const int32x4_t start = vdupq_n_s32(start_of(x, n + t, in));
-        UNROLL for (int p = 0; p < QUARTERS; p++)
+        UNROLL
+        for (int p = 0; p < QUARTERS; p++)
             vst1q_s32(sums + INT8_PANEL * t + 4 * p, vsubq_s32(sum[t][p], start));
     }
 }

@@ -48,22 +48,31 @@ static inline __attribute__((always_inline)) void dots(int32_t *sums, const int8
                                                        PanelFetch *fetch) {
     const size_t fours = in / 4, panel = INT8_PANEL * in;
     I sum[TOKENS][VECTORS_MAX];
-    UNROLL for (int t = 0; t < tokens; t++) UNROLL for (int v = 0; v < panels * PARTS; v++) sum[t][v] =
-        SPLAT_I(0);
+    UNROLL
+    for (int t = 0; t < tokens; t++) {
+        UNROLL
+        for (int v = 0; v < panels * PARTS; v++) sum[t][v] = SPLAT_I(0);
+    }
     for (size_t k = 0; k < fours; k++) {
         I weights[VECTORS_MAX];
-        UNROLL for (int v = 0; v < panels * PARTS; v++) weights[v] =
-            LOAD_I(w + (size_t)(v / PARTS) * panel + 64 * k + (size_t)(v % PARTS) * 32);
-        UNROLL for (int t = 0; t < tokens; t++) {
+        UNROLL
+        for (int v = 0; v < panels * PARTS; v++)
+            weights[v] = LOAD_I(w + (size_t)(v / PARTS) * panel + 64 * k + (size_t)(v % PARTS) * 32);
+        UNROLL
+        for (int t = 0; t < tokens; t++) {
             int32_t four;
             memcpy(&four, q + (size_t)t * stride + 4 * k, 4);
             const I inputs = SPLAT_I(four);
-            UNROLL for (int v = 0; v < panels * PARTS; v++) sum[t][v] = DOT(sum[t][v], weights[v], inputs);
+            UNROLL
+            for (int v = 0; v < panels * PARTS; v++) sum[t][v] = DOT(sum[t][v], weights[v], inputs);
         }
         panel_fetch(fetch);
     }
-    UNROLL for (int t = 0; t < tokens; t++) UNROLL for (int v = 0; v < panels * PARTS; v++)
-        STORE_I(sums + (t * panels * PARTS + v) * WIDTH, sum[t][v]);
+    UNROLL
+    for (int t = 0; t < tokens; t++) {
+        UNROLL
+        for (int v = 0; v < panels * PARTS; v++) STORE_I(sums + (t * panels * PARTS + v) * WIDTH, sum[t][v]);
+    }
 }
 
 typedef void Block(float *y, const Int8Rows *x, int n, const Int8Linear *layer, int o, PanelFetch *fetch);

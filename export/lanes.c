@@ -185,7 +185,9 @@ static void norm(float *y, const float *x, const float *r, const float *w, const
  * them side by side, so that the processor has something to do meanwhile. */
 enum { TOGETHER = W == 16 ? 4 : 2, SPAN = TOGETHER * W };
 
-#define EACH UNROLL for (int k = 0; k < together; k++)
+#define EACH \
+    UNROLL   \
+    for (int k = 0; k < together; k++)
 
 /* The steps of approx_exp. */
 static inline __attribute__((always_inline)) void exp_each(V *x, int together) {
@@ -197,7 +199,8 @@ static inline __attribute__((always_inline)) void exp_each(V *x, int together) {
     EACH n[k] = shifted[k] - splat(APPROX_ROUND);
     EACH r[k] = (x[k] - n[k] * splat(0.693359375f)) + n[k] * splat(2.12194440e-4f);
     EACH p[k] = splat(1.9875691500e-4f);
-    UNROLL for (int i = 0; i < 5; i++) EACH p[k] = p[k] * r[k] + splat(TERMS[i]);
+    UNROLL
+    for (int i = 0; i < 5; i++) EACH p[k] = p[k] * r[k] + splat(TERMS[i]);
     EACH p[k] = (p[k] * (r[k] * r[k]) + r[k]) + splat(1.0f);
     EACH x[k] = p[k] * (V)(((VU)shifted[k] + (127u - 0x4b400000u)) << 23);
 }
@@ -210,7 +213,8 @@ static inline __attribute__((always_inline)) void gelu_each(V *x, int together) 
     EACH z[k] = vmin(splat(18.0f), (V)((VI)x[k] & 0x7fffffff)) * splat(0.707106781f);
     EACH t[k] = splat(1.0f) / (splat(1.0f) + splat(0.5f) * z[k]);
     EACH p[k] = splat(0.17087277f);
-    UNROLL for (int i = 0; i < 9; i++) EACH p[k] = p[k] * t[k] + splat(TERMS[i]);
+    UNROLL
+    for (int i = 0; i < 9; i++) EACH p[k] = p[k] * t[k] + splat(TERMS[i]);
     EACH p[k] -= z[k] * z[k];
     exp_each(p, together);
     EACH p[k] *= splat(0.5f) * t[k];
@@ -381,7 +385,8 @@ static inline __attribute__((always_inline)) void scores(const Space *s, const L
         V acc[ROWS] = {{0}};
         for (int d = 0; d < h->D; d++) {
             const V position_key = load(pk), position_query = load(pq);
-            UNROLL for (int r = 0; r < rows; r++) {
+            UNROLL
+            for (int r = 0; r < rows; r++) {
                 const V k = loaded(load(key + r));
                 acc[r] += splat(q[r]) * (k + position_key) + k * position_query;
             }
@@ -390,7 +395,8 @@ static inline __attribute__((always_inline)) void scores(const Space *s, const L
             key += s->key_stride;
             q += rows;
         }
-        UNROLL for (int r = 0; r < rows; r++)
+        UNROLL
+        for (int r = 0; r < rows; r++)
             store(s->score + (size_t)r * s->key_stride + from + r, acc[r] * splat(scale));
     }
 }
@@ -401,10 +407,14 @@ static inline __attribute__((always_inline)) void mix_block(const Space *s, cons
                                                             int d, int vectors) {
     const float *p = s->score + (size_t)r0 * s->key_stride + MARGIN, *v = s->v + d;
     V acc[MIX_ROWS][4] = {{{0}}};
-    for (int j = 0; j < h->L; j++, v += s->Dp) UNROLL for (int r = 0; r < rows; r++) {
+    for (int j = 0; j < h->L; j++, v += s->Dp) {
+        UNROLL
+        for (int r = 0; r < rows; r++) {
             const V weight = splat(p[(size_t)r * s->key_stride + (size_t)j]);
-            UNROLL for (int k = 0; k < vectors; k++) acc[r][k] += weight * load(v + k * W);
+            UNROLL
+            for (int k = 0; k < vectors; k++) acc[r][k] += weight * load(v + k * W);
         }
+    }
     for (int r = 0; r < rows; r++) {
         float *out = h->out + (size_t)(i + r0 + r) * h->stride + (size_t)d;
         for (int k = 0; k < vectors; k++, out += W) {
