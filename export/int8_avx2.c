@@ -1,5 +1,6 @@
-/* export/int8_avx2.c - int8.h with vpmaddwd: bytes widened to 16 bits, products added by twos. (vpmaddubsw, which takes
- * bytes, saturates, and its usual remedies either lose a bit of the weights or need as many instructions.) */
+/* export/int8_avx2.c - int8.h with vpmaddwd: bytes widened to 16 bits, products added by twos.
+ * (vpmaddubsw, which takes bytes, saturates, and its usual remedies either lose a bit of the weights or
+ * need as many instructions.) */
 #include <immintrin.h>
 #include <string.h>
 

@@ -13,8 +13,8 @@ static int32_t start_of(const Int8Rows *x, int n, size_t in) {
     return start;
 }
 
-/* Sums of whole fours of inputs, (tokens, INT8_PANEL). The 128 of the panels is taken off before multiplying, and in the
- * end these sums are made what panel_finish expects. */
+/* Sums of whole fours of inputs, (tokens, INT8_PANEL). The 128 of the panels is taken off before
+ * multiplying, and in the end these sums are made what panel_finish expects. */
 static inline __attribute__((always_inline)) void dots(int32_t *sums, const Int8Rows *x, int n,
                                                        const uint8_t *w, size_t in, int tokens,
                                                        PanelFetch *fetch) {

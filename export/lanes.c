@@ -1,5 +1,6 @@
-/* export/lanes.c - see lanes.h. Written with the compilers' vector types, whose width follows the instruction set
- * that this file is being compiled for; what only one instruction does well is behind a small function. */
+/* export/lanes.c - see lanes.h. Written with the compilers' vector types, whose width follows the
+ * instruction set that this file is being compiled for; what only one instruction does well is behind a
+ * small function. */
 #include "export/lanes.h"
 
 #include <math.h>
@@ -41,8 +42,8 @@ static inline void store(float *p, V v) {
     memcpy(p, &v, sizeof v);
 }
 
-/* The value as something that came from nowhere: else compilers fold a load into each of its uses, and one that
- * crosses cache lines costs as much as two. */
+/* The value as something that came from nowhere: else compilers fold a load into each of its uses, and one
+ * that crosses cache lines costs as much as two. */
 static inline V loaded(V v) {
 #if defined(__AVX512F__)
     __asm__("" : "+v"(v));
@@ -96,8 +97,8 @@ static inline VI imax(VI a, VI b) {
 #endif
 }
 
-/* W numbers of half precision, finite. Where there is no instruction, the exponent is moved by a multiplication,
- * which also gets subnormal numbers right; exact, so all ways agree. */
+/* W numbers of half precision, finite. Where there is no instruction, the exponent is moved by a
+ * multiplication, which also gets subnormal numbers right; exact, so all ways agree. */
 static inline V load_half(const uint16_t *p) {
 #if defined(__AVX512F__)
     return (V)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)p));
@@ -181,8 +182,8 @@ static void norm(float *y, const float *x, const float *r, const float *w, const
     for (int i = 0; i < n; i++) y[i] = y[i] * rstd * w[i] + b[i];
 }
 
-/* approx_exp and approx_gelu are long chains in which each step waits for the one before; a few vectors go through
- * them side by side, so that the processor has something to do meanwhile. */
+/* approx_exp and approx_gelu are long chains in which each step waits for the one before; a few vectors go
+ * through them side by side, so that the processor has something to do meanwhile. */
 enum { TOGETHER = W == 16 ? 4 : 2, SPAN = TOGETHER * W };
 
 #define EACH \
@@ -294,8 +295,9 @@ static float exponentials(float *x, int n) {
 
 /* ---- attention ---- */
 
-/* Scratch of one head. Everything that a block of queries reads lies in rows over the keys or over the distance
- * t = j - i + L - 1, so that for one query a vector of distances is a vector of neighbouring keys. */
+/* Scratch of one head. Everything that a block of queries reads lies in rows over the keys or over the
+ * distance t = j - i + L - 1, so that for one query a vector of distances is a vector of neighbouring
+ * keys. */
 typedef struct {
     float *key;      /* (D, key_stride): key j in column MARGIN + j */
     float *pk, *pq;  /* (D, wide): distance t in column t - (L - queries) */
@@ -353,8 +355,8 @@ static void copy_head(const Space *s, const LanesHead *h) {
     }
 }
 
-/* One table in float, by distance: near distances have a column each, far ones share them. Of a short text's rows
- * only a few bytes are read, too far apart for the processor to foresee. */
+/* One table in float, by distance: near distances have a column each, far ones share them. Of a short
+ * text's rows only a few bytes are read, too far apart for the processor to foresee. */
 static void expand(float *to, const Space *s, const LanesHead *h, const uint16_t *table) {
     enum { AHEAD = 16 };
     const int32_t *column = h->column + (h->L - h->queries);

@@ -835,7 +835,8 @@ static void test_threads(void **state) {
     }
     Threads *threads;
     Err err = {0};
-    /* Short runs one after the other, and pauses in which the threads fall asleep: nothing is lost or done twice. */
+    /* Short runs one after the other, and pauses in which the threads fall asleep: nothing is lost or done
+     * twice. */
     assert_int_equal(threads_open(&threads, 4, NULL), ERR_OK);
     for (size_t run = 0; run < 3000; run++) {
         atomic_int few[8] = {0};

@@ -1,5 +1,6 @@
-/* tests/test_int8.c - every set of kernels that this processor can run, and two that stand in for processors it is not,
- * against the portable set, bit for bit; and that against the definitions in int8.h, lanes.h and approx.h. */
+/* tests/test_int8.c - every set of kernels that this processor can run, and two that stand in for
+ * processors it is not, against the portable set, bit for bit; and that against the definitions in int8.h,
+ * lanes.h and approx.h. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -16,7 +17,8 @@
 #include "export/int8.h"
 #include "tests/tiny_blob.h"
 
-/* int8_amx.c with C code in the place of the tile instructions, and int8_vnni.c for AVX-VNNI in AVX-512's encoding. */
+/* int8_amx.c with C code in the place of the tile instructions, and int8_vnni.c for AVX-VNNI in AVX-512's
+ * encoding. */
 extern const Int8Kernels int8_amx_emulated;
 #if defined(__x86_64__)
 extern const Int8Kernels int8_avxvnni_evex;
