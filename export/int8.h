@@ -66,8 +66,7 @@ enum {
     INT8_AVXVNNI = 2,    /* and AVX2 */
     INT8_AVX512VNNI = 4, /* and AVX-512 F, BW, DQ, VL */
     INT8_AMX = 8,        /* and AVX-512 with VNNI; the operating system has granted this process the tiles */
-    INT8_NEON = 16,      /* ARM, with dot products */
-    INT8_ALL = 31
+    INT8_NEON = 16       /* ARM, with dot products */
 };
 unsigned int8_features(void);
 
