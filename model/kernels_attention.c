@@ -37,6 +37,23 @@ static int up(int n, int multiple) {
 
 /* ---- products in registers ---- */
 
+/* Rows of arrays that this thread will read next: fetched into the second-level cache while it computes, because the
+ * hardware does not see ahead from one short row of a wide array to the next. */
+typedef struct {
+    const char *at[4];
+    size_t step[4]; /* from row to row, in bytes */
+    size_t bytes[4];
+    int arrays, rows;
+} Ahead;
+
+static void fetch_row(Ahead *a) {
+    a->rows--;
+    for (int i = 0; i < a->arrays; i++) {
+        for (size_t byte = 0; byte < a->bytes[i]; byte += 64) __builtin_prefetch(a->at[i] + byte, 0, 2);
+        a->at[i] += a->step[i];
+    }
+}
+
 /* c[m][n] (+)= sum_k a[m * a_row + k * a_col] b[k * b_row + n], vector n of b and c: n * b_vector, n * W */
 typedef struct {
     float *c;
@@ -47,6 +64,7 @@ typedef struct {
     ptrdiff_t b_row, b_vector;
     int M, N, K; /* N vectors, K units */
     int add;
+    Ahead *ahead; /* NULL: nothing */
 } Product;
 
 static inline V units(const ActNumber *p) {
@@ -145,6 +163,7 @@ static void product(const Product *p) {
             BLOCKS[wide - 1][rows - 1](p, p->c + m * p->c_row + n * W, p->a + m * p->a_row,
                                        p->b + n * p->b_vector);
             m += rows;
+            if (p->ahead && p->ahead->rows > 0) fetch_row(p->ahead);
         }
         n += wide;
     }
@@ -372,7 +391,8 @@ typedef struct {
     KernelsTile at;
     size_t first, stride; /* of this sequence and head in an array of activations or gradients; row stride */
     size_t next_first;
-    int next_L; /* 0: no next tile */
+    int next_L;   /* 0: no next tile */
+    Ahead *ahead; /* NULL: not now */
     Scratch s;
 } Tile;
 
@@ -419,7 +439,8 @@ static void add_key_terms(const Tile *t, int from, int rows) {
                            .b_vector = W * t->z->Dq,
                            .M = keys,
                            .N = (rows + STRIP - 1 + W - 1) / W,
-                           .K = depth(t->z)});
+                           .K = depth(t->z),
+                           .ahead = t->ahead});
         for (int i = 0; i < rows; i += W)
             for (int j = 0; j < STRIP; j += W) {
                 V m[W];
@@ -443,7 +464,8 @@ static void scores(const Tile *t, int from, int rows) {
                  .b_row = W * UNIT,
                  .b_vector = W * z->Dq,
                  .N = (s->L + STRIP - 1 + W - 1) / W,
-                 .K = depth(z)};
+                 .K = depth(z),
+                 .ahead = t->ahead};
     for (int strip = 0; strip < rows; strip += STRIP) {
         const int r = -(from + strip + STRIP - 1); /* the first key seen from the last query */
         p.c = s->p + (ptrdiff_t)strip * s->ld - (STRIP - 1);
@@ -521,11 +543,19 @@ static float softmax_row(const Tile *t, int i, int query) {
     return x.mask.scale / sum_of(x.sum);
 }
 
-/* Row i of this thread's next tile into the second-level cache, where it is not found by the hardware. */
-static void fetch(const Tile *t, const Act *array, size_t bytes, int i) {
-    if (i >= t->next_L) return;
-    const char *from = (const char *)array + (t->next_first + (size_t)i * t->stride) * bytes;
-    for (size_t at = 0; at < (size_t)t->z->D * bytes; at += 64) __builtin_prefetch(from + at, 0, 2);
+static void look_ahead(const Tile *t, Ahead *a, const Act *array, size_t number) {
+    a->at[a->arrays] = (const char *)array + t->next_first * number;
+    a->step[a->arrays] = t->stride * number;
+    a->bytes[a->arrays++] = (size_t)t->z->D * number;
+    a->rows = t->next_L;
+}
+
+/* Rows of queries of the tile that begins at `from`; the next one is fetched during the last. */
+static int rows_at(Tile *t, Ahead *ahead, int from) {
+    const int left = t->s.L - from;
+    if (left > t->s.block) return t->s.block;
+    t->ahead = ahead;
+    return left;
 }
 
 static void forward(Act *out, const Act *q, const Act *k, const Act *v, const KernelsTables *by_distance,
@@ -534,17 +564,17 @@ static void forward(Act *out, const Act *q, const Act *k, const Act *v, const Ke
     Tile t = tile_of(z, by_distance, shape, at, scratch);
     const Scratch *s = &t.s;
     load_tile(&t, q, k, v);
+    Ahead ahead = {.arrays = 0};
+    look_ahead(&t, &ahead, q, sizeof(ActNumber));
+    look_ahead(&t, &ahead, k, sizeof(ActNumber));
+    look_ahead(&t, &ahead, v, sizeof(ActNumber));
+    look_ahead(&t, &ahead, out, sizeof(ActNumber));
     const ActNumber *v_sum = rows_of(s->v_sum, s->v, s->L, z);
     ActNumber *to = (ActNumber *)out + t.first;
     for (int from = 0; from < s->L; from += s->block) {
-        const int rows = s->L - from < s->block ? s->L - from : s->block;
+        const int rows = rows_at(&t, &ahead, from);
         scores(&t, from, rows);
-        for (int i = 0; i < rows; i++) {
-            fetch(&t, q, sizeof(ActNumber), from + i);
-            fetch(&t, k, sizeof(ActNumber), from + i);
-            fetch(&t, v, sizeof(ActNumber), from + i);
-            s->inverse[i] = softmax_row(&t, i, from + i);
-        }
+        for (int i = 0; i < rows; i++) s->inverse[i] = softmax_row(&t, i, from + i);
         product(&(Product){.c = s->out,
                            .c_row = z->Dp,
                            .a = (const ActNumber *)s->p,
@@ -555,7 +585,8 @@ static void forward(Act *out, const Act *q, const Act *k, const Act *v, const Ke
                            .b_vector = W * UNIT,
                            .M = rows,
                            .N = z->Dp / W,
-                           .K = (s->L + UNIT - 1) / UNIT});
+                           .K = (s->L + UNIT - 1) / UNIT,
+                           .ahead = t.ahead});
         for (int i = 0; i < rows; i++, to += t.stride)
             for (int d = 0; d < z->D; d += W)
                 act_store_some(to + d, load(s->out + (ptrdiff_t)i * z->Dp + d) * s->inverse[i],
@@ -648,7 +679,13 @@ typedef struct {
 /* A product whose right operand is summed over tokens or distances: all D columns. */
 static Product sum_product(const Tile *t, float *c, const ActNumber *b) {
     const ptrdiff_t Dp = t->z->Dp;
-    return (Product){.c = c, .c_row = Dp, .b = b, .b_row = Dp * UNIT, .b_vector = W * UNIT, .N = (int)Dp / W};
+    return (Product){.c = c,
+                     .c_row = Dp,
+                     .b = b,
+                     .b_row = Dp * UNIT,
+                     .b_vector = W * UNIT,
+                     .N = (int)Dp / W,
+                     .ahead = t->ahead};
 }
 
 /* s->out = gradients of queries `from` .. from + rows - 1 */
@@ -766,6 +803,11 @@ static void grad(float *dq, float *dk, float *dv, const KernelsTableGrads *dtabl
     const Scratch *s = &t.s;
     load_tile(&t, q, k, v);
     load_dout(&t, dout);
+    Ahead ahead = {.arrays = 0};
+    look_ahead(&t, &ahead, q, sizeof(ActNumber));
+    look_ahead(&t, &ahead, k, sizeof(ActNumber));
+    look_ahead(&t, &ahead, v, sizeof(ActNumber));
+    look_ahead(&t, &ahead, dout, sizeof(float));
     panels_of(s->v_panels, s->v, s->L, z);
     Operands o = {.rows = s->rows,
                   .columns = (const ActNumber *)s->dp,
@@ -777,7 +819,7 @@ static void grad(float *dq, float *dk, float *dv, const KernelsTableGrads *dtabl
     if (UNIT == 1) o.rows = o.diagonals = o.columns;
     const size_t zeros = (size_t)ROWS * (size_t)s->ld;
     for (int from = 0; from < s->L; from += s->block) {
-        const int rows = s->L - from < s->block ? s->L - from : s->block;
+        const int rows = rows_at(&t, &ahead, from);
         scores(&t, from, rows);
         product(&(Product){.c = s->dp,
                            .c_row = s->ld,
@@ -789,15 +831,10 @@ static void grad(float *dq, float *dk, float *dv, const KernelsTableGrads *dtabl
                            .b_vector = W * z->Dq,
                            .M = rows,
                            .N = (s->L + W - 1) / W,
-                           .K = depth(z)});
+                           .K = depth(z),
+                           .ahead = t.ahead});
         memset(s->dp - zeros - MARGIN, 0, (zeros + MARGIN) * sizeof(float));
-        for (int i = 0; i < rows; i++) {
-            fetch(&t, q, sizeof(ActNumber), from + i);
-            fetch(&t, k, sizeof(ActNumber), from + i);
-            fetch(&t, v, sizeof(ActNumber), from + i);
-            fetch(&t, dout, sizeof(float), from + i);
-            softmax_grad_row(&t, i, from + i);
-        }
+        for (int i = 0; i < rows; i++) softmax_grad_row(&t, i, from + i);
         memset(s->dp + (ptrdiff_t)rows * s->ld, 0, zeros * sizeof(float));
 #ifdef KERNELS_BF16
         pair_up(s, rows);

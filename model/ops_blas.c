@@ -18,7 +18,7 @@ enum {
     ROWS = 64,       /* rows of a task that streams through memory */
     NORM_PARTS = 16, /* partial sums of norm gradients */
     CHUNKS = 4,      /* partial position gradients of a head */
-    HEADS = 6,       /* attention heads of a task, where there is enough to do for all threads */
+    TASKS_EACH = 4,  /* attention tasks of a thread, where there are so many */
     BLOCK_NUMBERS = 65536,
     ADAMW_NUMBERS = 8192, /* a gradient is still in the first-level cache when it becomes zero */
     SUM_BLOCKS = 4096,
@@ -441,8 +441,7 @@ static void blas_attention(Ops *o, Act *out, const Act *q, const Act *k, const A
     a.kr = kr;
     a.qr = qr;
     threads_run(o->threads, tables_task, &a, (size_t)shape->A);
-    const int tiles_each = shape->A * shape->packed->S / threads_count(o->threads);
-    a.heads = tiles_each < 4 * HEADS ? 1 : shape->A < HEADS ? shape->A : HEADS;
+    a.heads = shape->packed->S / threads_count(o->threads) < TASKS_EACH ? 1 : shape->A;
     threads_run(o->threads, attention_task, &a,
                 (size_t)((shape->A + a.heads - 1) / a.heads) * (size_t)shape->packed->S);
 }

@@ -42,10 +42,22 @@ static inline V either(VI mask, V a, V b) {
 }
 /* A NaN in `a` stays, so that it reaches the loss and is noticed. */
 static inline V vmin(V a, V b) {
+#if defined(__AVX512F__)
+    return (V)_mm512_min_ps((__m512)b, (__m512)a);
+#elif defined(__AVX2__)
+    return (V)_mm256_min_ps((__m256)b, (__m256)a);
+#else
     return either(b < a, b, a);
+#endif
 }
 static inline V vmax(V a, V b) {
+#if defined(__AVX512F__)
+    return (V)_mm512_max_ps((__m512)b, (__m512)a);
+#elif defined(__AVX2__)
+    return (V)_mm256_max_ps((__m256)b, (__m256)a);
+#else
     return either(b > a, b, a);
+#endif
 }
 
 /* n <= W values, the rest `fill`; whole vectors must not become calls of memcpy. */
