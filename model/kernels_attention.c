@@ -26,7 +26,7 @@ enum { ROWS = 4, WIDE = 2 };
 
 enum {
     STRIP = 16, /* queries or keys that share a window of distances */
-    BLOCK = 64, /* queries of a tile; a multiple of STRIP */
+    BLOCK = UNIT == 1 ? 128 : 64, /* queries of a tile; a multiple of STRIP; measured */
     MARGIN =
         16, /* numbers that may be touched left of a tile's row: STRIP - 1; ROWS of zeros are above and below */
 };
@@ -39,10 +39,12 @@ static int up(int n, int multiple) {
 
 /* Rows of arrays that this thread will read next: fetched into the second-level cache while it computes, because the
  * hardware does not see ahead from one short row of a wide array to the next. */
+enum { AHEAD_ARRAYS = 7, AHEAD_ROWS = 128 /* of all of them: a quarter of that cache */ };
+
 typedef struct {
-    const char *at[4];
-    size_t step[4]; /* from row to row, in bytes */
-    size_t bytes[4];
+    const char *at[AHEAD_ARRAYS];
+    size_t step[AHEAD_ARRAYS]; /* from row to row, in bytes */
+    size_t bytes[AHEAD_ARRAYS];
     int arrays, rows;
 } Ahead;
 
@@ -163,7 +165,7 @@ static void product(const Product *p) {
             BLOCKS[wide - 1][rows - 1](p, p->c + m * p->c_row + n * W, p->a + m * p->a_row,
                                        p->b + n * p->b_vector);
             m += rows;
-            if (p->ahead && p->ahead->rows > 0) fetch_row(p->ahead);
+            for (int i = 0; i < 2 && p->ahead && p->ahead->rows > 0; i++) fetch_row(p->ahead);
         }
         n += wide;
     }
@@ -547,7 +549,7 @@ static void look_ahead(const Tile *t, Ahead *a, const Act *array, size_t number)
     a->at[a->arrays] = (const char *)array + t->next_first * number;
     a->step[a->arrays] = t->stride * number;
     a->bytes[a->arrays++] = (size_t)t->z->D * number;
-    a->rows = t->next_L;
+    a->rows = t->next_L < AHEAD_ROWS ? t->next_L : AHEAD_ROWS;
 }
 
 /* Rows of queries of the tile that begins at `from`; the next one is fetched during the last. */
@@ -781,8 +783,9 @@ static void table_grad(const Tile *t, const Operands *o, const KernelsTableGrads
 }
 
 static void copy_out(float *to, const float *from, int L, const Tile *t) {
-    for (int i = 0; i < L; i++)
-        memcpy(to + (size_t)i * t->stride, from + (ptrdiff_t)i * t->z->Dp, (size_t)t->z->D * sizeof *to);
+    for (int i = 0; i < L; i++, to += t->stride, from += t->z->Dp)
+        for (int d = 0; d < t->z->D; d += W)
+            store_some(to + d, load(from + d), t->z->D - d < W ? t->z->D - d : W);
 }
 
 static void load_dout(const Tile *t, const float *dout) {
@@ -808,6 +811,9 @@ static void grad(float *dq, float *dk, float *dv, const KernelsTableGrads *dtabl
     look_ahead(&t, &ahead, k, sizeof(ActNumber));
     look_ahead(&t, &ahead, v, sizeof(ActNumber));
     look_ahead(&t, &ahead, dout, sizeof(float));
+    look_ahead(&t, &ahead, dq, sizeof(float));
+    look_ahead(&t, &ahead, dk, sizeof(float));
+    look_ahead(&t, &ahead, dv, sizeof(float));
     panels_of(s->v_panels, s->v, s->L, z);
     Operands o = {.rows = s->rows,
                   .columns = (const ActNumber *)s->dp,
