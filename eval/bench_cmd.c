@@ -16,7 +16,7 @@
 #include "train/adamw.h"
 
 typedef struct {
-    char *size, *model;
+    char *size, *model, *precision;
     int64_t rows, tokens, steps, threads, layers;
     bool json, quiet;
 } BenchOptions;
@@ -33,6 +33,7 @@ static const Flag FLAGS[] = {
     {"tokens", NULL, FLAG_INT, AT(tokens), "64", 2, 512, NULL, "Tokens of one prompt."},
     {"steps", NULL, FLAG_INT, AT(steps), "3", 1, 1000, NULL,
      "Training steps that are timed, after one that is not."},
+    {"precision", NULL, FLAG_CHOICE, AT(precision), "auto", 0, 0, "auto|fp32|bf16", "Of training."},
     {"threads", NULL, FLAG_INT, AT(threads), "0", 0, 1024, NULL, "Threads; 0 is one for each CPU."},
     {"json", NULL, FLAG_BOOL, AT(json), NULL, 0, 0, NULL, "One JSON object instead of tables."},
     {"quiet", NULL, FLAG_BOOL, AT(quiet), NULL, 0, 0, NULL, "No progress."},
@@ -153,6 +154,9 @@ static ErrCode bench_gemm(Bench *b, FILE *out, double *alone_rate, Err *err) {
             threads);
     for (int i = 0; rc == ERR_OK && i < 3; i++) {
         const int O = shapes[i][0], I = shapes[i][1];
+        const ParamView view = {.data = w, .rows = O, .cols = I, .kind = PARAM_LINEAR};
+        rc = b->ops.bind(&b->ops, &view, 1, true, err);
+        if (rc != ERR_OK) break;
         const double flops = 2.0 * N * O * I;
         const double f = best_linear(b, 'f', N, O, I, x, w, y, bias),
                      g = best_linear(b, 'g', N, O, I, x, w, y, bias);
@@ -187,7 +191,7 @@ static ErrCode bench_gemm(Bench *b, FILE *out, double *alone_rate, Err *err) {
 static ErrCode bench_train(Bench *b, FILE *out, double alone_rate, Err *err) {
     const BenchOptions *o = b->o;
     const int rows = (int)o->rows, tokens = (int)o->tokens, N = rows * tokens;
-    const DebertaLimits limits = {N, rows, tokens, N, true};
+    const DebertaLimits limits = {N, rows, tokens, N, true, false};
     TRY(deberta_open(&b->model, &b->config, &b->ops, &limits, err));
     weights_init(&b->model.weights, &b->config, 1);
     TRY(adamw_open(&b->adamw, &b->model, b->model.touched.capacity, err));
@@ -278,7 +282,7 @@ static ErrCode run(const void *options, const FlagList *arguments, FILE *out, Er
     double alone_rate = 0;
     ErrCode rc = shape_of(&b.config, b.o, err);
     if (rc == ERR_OK) rc = threads_open(&b.threads, (int)b.o->threads, err);
-    if (rc == ERR_OK) rc = ops_open(&b.ops, "blas", b.threads, err);
+    if (rc == ERR_OK) rc = ops_open(&b.ops, "auto", b.o->precision, b.threads, err);
     if (rc == ERR_OK) rc = make_batch(&b, (int)b.o->rows, (int)b.o->tokens, err);
     if (rc == ERR_OK) {
         const Config *c = &b.config;
