@@ -86,6 +86,7 @@ extern const Kernels kernels_baseline;
 #if defined(__x86_64__)
 extern const Kernels kernels_avx2, kernels_avx512;
 extern const Kernels kernels_bf16; /* avx512, activations in bfloat16: needs AVX512-BF16 as well */
+extern const AttentionKernels kernels_attention_bf16_floats; /* the same with products of floats */
 #endif
 
 #endif

@@ -9,12 +9,19 @@
 #include "model/kernels.h"
 #include "model/vectors.h"
 
-/* Operands are activations. A unit is what one step of a sum takes of each: 32 bits, a float, or two bfloat16 that are
- * neighbours in the dimension that is summed over. An operand on the left is read unit by unit with any strides. One
- * on the right is vectors of W units, either
+/* Operands of products are floats, or bfloat16 where activations are and the file is compiled with KERNELS_PAIRS: then
+ * probabilities and the gradients of scores are rounded to it as well, and sums are still floats. A unit is what one
+ * step of a sum takes of each operand: 32 bits, a float, or two bfloat16 that are neighbours in the dimension that is
+ * summed over. An operand on the left is read unit by unit with any strides. One on the right is vectors of W units,
+ * either
  *   panels  (n / W, K, W): made by transposing rows (n, Dq) whose numbers are summed over, or
  *   rows    (K, Dp): for sums over tokens or distances; with two numbers in a unit they come from two rows. */
-enum { UNIT = (int)(sizeof(float) / sizeof(ActNumber)) };
+#ifdef KERNELS_PAIRS
+typedef ActNumber Number;
+#else
+typedef float Number;
+#endif
+enum { UNIT = (int)(sizeof(float) / sizeof(Number)) };
 
 #if defined(__AVX512F__)
 enum { ROWS = 8, WIDE = 3 }; /* the register block: rows, and vectors of W columns */
@@ -25,7 +32,7 @@ enum { ROWS = 4, WIDE = 2 };
 #endif
 
 enum {
-    STRIP = 16, /* queries or keys that share a window of distances */
+    STRIP = 16,                   /* queries or keys that share a window of distances */
     BLOCK = UNIT == 1 ? 128 : 64, /* queries of a tile; a multiple of STRIP; measured */
     MARGIN =
         16, /* numbers that may be touched left of a tile's row: STRIP - 1; ROWS of zeros are above and below */
@@ -60,23 +67,23 @@ static void fetch_row(Ahead *a) {
 typedef struct {
     float *c;
     ptrdiff_t c_row;
-    const ActNumber *a;
+    const Number *a;
     ptrdiff_t a_row, a_col;
-    const ActNumber *b;
+    const Number *b;
     ptrdiff_t b_row, b_vector;
     int M, N, K; /* N vectors, K units */
     int add;
     Ahead *ahead; /* NULL: nothing */
 } Product;
 
-static inline V units(const ActNumber *p) {
+static inline V units(const Number *p) {
     V v;
     memcpy(&v, p, sizeof v);
     return v;
 }
 
-static inline V multiply_add(V sum, const ActNumber *a, V b) {
-#ifdef KERNELS_BF16
+static inline V multiply_add(V sum, const Number *a, V b) {
+#ifdef KERNELS_PAIRS
     int32_t pair;
     memcpy(&pair, a, sizeof pair);
     return (V)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32(pair), (__m512bh)b);
@@ -88,8 +95,8 @@ static inline V multiply_add(V sum, const ActNumber *a, V b) {
 /* Unrolled early, so that the compiler sees registers and not an array. */
 #define EACH(i, n) _Pragma("GCC unroll 8") for (int i = 0; i < (n); i++)
 
-static inline __attribute__((always_inline)) void block(const Product *p, float *c, const ActNumber *a,
-                                                        const ActNumber *b, const int rows, const int wide) {
+static inline __attribute__((always_inline)) void block(const Product *p, float *c, const Number *a,
+                                                        const Number *b, const int rows, const int wide) {
     const ptrdiff_t a_row = p->a_row, a_col = p->a_col, b_row = p->b_row, b_vector = p->b_vector;
     V sum[ROWS][WIDE];
     if (p->add) {
@@ -107,11 +114,11 @@ static inline __attribute__((always_inline)) void block(const Product *p, float 
     EACH(i, rows) EACH(j, wide) store(c + i * p->c_row + j * W, sum[i][j]);
 }
 
-typedef void Block(const Product *p, float *c, const ActNumber *a, const ActNumber *b);
+typedef void Block(const Product *p, float *c, const Number *a, const Number *b);
 
-#define BLOCK_OF(rows, wide)                                                                                \
-    static void block_##rows##_##wide(const Product *p, float *c, const ActNumber *a, const ActNumber *b) { \
-        block(p, c, a, b, rows, wide);                                                                      \
+#define BLOCK_OF(rows, wide)                                                                          \
+    static void block_##rows##_##wide(const Product *p, float *c, const Number *a, const Number *b) { \
+        block(p, c, a, b, rows, wide);                                                                \
     }
 #define BLOCKS_OF(wide) \
     BLOCK_OF(1, wide)   \
@@ -173,28 +180,45 @@ static void product(const Product *p) {
 
 /* ---- operands ---- */
 
-/* (L, D) of a wider array to (L, Dq), the rest zero */
-static void copy_rows(ActNumber *to, const ActNumber *from, int L, const KernelsAttention *z, size_t stride) {
-    for (int i = 0; i < L; i++, to += z->Dq, from += stride) {
-        int d = 0;
-        for (; d + W * UNIT <= z->D; d += W * UNIT) {
-            const V v = units(from + d);
-            memcpy(to + d, &v, sizeof v);
-        }
-        if (d < z->D) {
-            memset(to + d, 0, W * sizeof(float));
-            memcpy(to + d, from + d, (size_t)(z->D - d) * sizeof *to);
-        }
-    }
+/* n <= W * UNIT activations as a vector of units */
+static inline V take(const ActNumber *p, int n) {
+#ifdef KERNELS_PAIRS
+    if (n == W * UNIT) return units(p);
+    V v = splat(0);
+    memcpy(&v, p, (size_t)n * sizeof *p);
+    return v;
+#else
+    return act_load_some(p, n);
+#endif
 }
 
-static void panel_put(ActNumber *panel, V m[W]) {
+static inline void put(Number *to, V units_of_it) {
+    memcpy(to, &units_of_it, sizeof units_of_it);
+}
+
+/* W floats as numbers */
+static inline void narrow(Number *to, V v) {
+#ifdef KERNELS_PAIRS
+    act_store(to, v);
+#else
+    store(to, v);
+#endif
+}
+
+/* (L, D) of a wider array to (L, Dq), the rest zero */
+static void copy_rows(Number *to, const ActNumber *from, int L, const KernelsAttention *z, size_t stride) {
+    for (int i = 0; i < L; i++, to += z->Dq, from += stride)
+        for (int d = 0; d < z->Dq; d += W * UNIT)
+            put(to + d, take(from + d, z->D - d < W * UNIT ? z->D - d : W * UNIT));
+}
+
+static void panel_put(Number *panel, V m[W]) {
     transpose(m);
-    for (int u = 0; u < W; u++) memcpy(panel + u * W * UNIT, &m[u], sizeof m[u]);
+    for (int u = 0; u < W; u++) put(panel + u * W * UNIT, m[u]);
 }
 
 /* Rows (L, Dq) to panels; columns from L on are zero. */
-static void panels_of(ActNumber *to, const ActNumber *rows, int L, const KernelsAttention *z) {
+static void panels_of(Number *to, const Number *rows, int L, const KernelsAttention *z) {
     for (int from = 0; from < L; from += W)
         for (int d = 0; d < z->Dq; d += W * UNIT, to += W * W * UNIT) {
             V m[W];
@@ -205,8 +229,8 @@ static void panels_of(ActNumber *to, const ActNumber *rows, int L, const Kernels
 }
 
 /* Rows (L, Dq) to the form for sums over them; returns where that is. */
-static const ActNumber *rows_of(ActNumber *to, const ActNumber *rows, int L, const KernelsAttention *z) {
-#ifdef KERNELS_BF16
+static const Number *rows_of(Number *to, const Number *rows, int L, const KernelsAttention *z) {
+#ifdef KERNELS_PAIRS
     for (int i = 0; i < L; i += 2)
         for (int d = 0; d < z->Dp; d += W) {
             VH low, high = {0};
@@ -239,15 +263,15 @@ static KernelsAttention sizes(int longest, int D) {
 }
 
 typedef struct {
-    int L, ld, block;                            /* row stride of tiles; queries of a tile */
-    ActNumber *q, *k, *v, *dout;                 /* (L, Dq) */
-    ActNumber *q_sum, *k_sum, *v_sum, *dout_sum; /* room for rows_of these */
-    ActNumber *k_panels, *v_panels;
-    float *p, *dp;        /* (block, ld) with margins: scores, then probabilities; and their gradients */
-    float *strip;         /* (STRIP, block + 2 STRIP) */
-    float *out, *inverse; /* (block, Dp), (block) */
-    float *dk, *dv;       /* (L, Dp) */
-    ActNumber *rows, *diagonals; /* dp as operands */
+    int L, ld, block;                         /* row stride of tiles; queries of a tile */
+    Number *q, *k, *v, *dout;                 /* (L, Dq) */
+    Number *q_sum, *k_sum, *v_sum, *dout_sum; /* room for rows_of these */
+    Number *k_panels, *v_panels;
+    float *p, *dp;            /* (block, ld) with margins: scores, then probabilities; and their gradients */
+    float *strip;             /* (STRIP, block + 2 STRIP) */
+    float *out, *inverse;     /* (block, Dp), (block) */
+    float *dk, *dv;           /* (L, Dp) */
+    Number *rows, *diagonals; /* dp as operands */
 } Scratch;
 
 static int strip_stride(const Scratch *s) {
@@ -322,28 +346,20 @@ static const ActNumber *table_row(const Act *table, const Attention *shape, int 
 }
 
 /* W places from `at` on; sign: the distance of place origin + r is sign * r. */
-static void table_panel(ActNumber *panels, ActNumber *sums, const KernelsAttention *z, const Act *table,
+static void table_panel(Number *panels, Number *sums, const KernelsAttention *z, const Act *table,
                         const Attention *shape, int head, int sign, int at) {
-    static const ActNumber ZEROS[W * UNIT];
     const ActNumber *from[W];
     for (int i = 0; i < W; i++) {
         const int r = at + i - z->origin;
         from[i] = r > -z->longest && r < z->longest ? table_row(table, shape, head, sign * r) : NULL;
     }
-    ActNumber *panel = panels + (ptrdiff_t)at * z->Dq;
-    ActNumber *sum = sums ? sums + (ptrdiff_t)at * z->Dp : NULL;
+    Number *panel = panels + (ptrdiff_t)at * z->Dq;
+    Number *sum = sums ? sums + (ptrdiff_t)at * z->Dp : NULL;
     for (int d = 0; d < z->Dq; d += W * UNIT, panel += W * W * UNIT) {
         const int n = z->D - d < W * UNIT ? z->D - d : W * UNIT;
         V m[W];
-        for (int i = 0; i < W; i++) {
-            if (n == W * UNIT || !from[i]) {
-                m[i] = units(from[i] ? from[i] + d : ZEROS);
-            } else {
-                m[i] = splat(0);
-                memcpy(&m[i], from[i] + d, (size_t)n * sizeof(ActNumber));
-            }
-        }
-#ifdef KERNELS_BF16
+        for (int i = 0; i < W; i++) m[i] = from[i] ? take(from[i] + d, n) : splat(0);
+#ifdef KERNELS_PAIRS
         for (int half = 0; sum && half < 2 && d + half * W < z->Dp; half++)
             for (int i = 0; i < W; i += 2) {
                 VH low, high;
@@ -436,7 +452,7 @@ static void add_key_terms(const Tile *t, int from, int rows) {
                            .a = s->k + (ptrdiff_t)key * t->z->Dq,
                            .a_row = t->z->Dq,
                            .a_col = UNIT,
-                           .b = (const ActNumber *)t->tables->qr_panels + (ptrdiff_t)place * t->z->Dq,
+                           .b = (const Number *)t->tables->qr_panels + (ptrdiff_t)place * t->z->Dq,
                            .b_row = W * UNIT,
                            .b_vector = W * t->z->Dq,
                            .M = keys,
@@ -472,7 +488,7 @@ static void scores(const Tile *t, int from, int rows) {
         const int r = -(from + strip + STRIP - 1); /* the first key seen from the last query */
         p.c = s->p + (ptrdiff_t)strip * s->ld - (STRIP - 1);
         p.a = s->q + (ptrdiff_t)(from + strip) * z->Dq;
-        p.b = (const ActNumber *)t->tables->kr_panels + (ptrdiff_t)(z->origin + r) * z->Dq;
+        p.b = (const Number *)t->tables->kr_panels + (ptrdiff_t)(z->origin + r) * z->Dq;
         p.M = rows - strip < STRIP ? rows - strip : STRIP;
         product(&p);
     }
@@ -520,20 +536,20 @@ static Softmax softmax_of(const Tile *t, const float *row, int query) {
 }
 
 /* e^(score - most) of scores j .. j + n - 1, dropped where they are to be; 0 behind them */
-static inline __attribute__((always_inline)) void softmax_step(Softmax *x, const float *row, ActNumber *to,
+static inline __attribute__((always_inline)) void softmax_step(Softmax *x, const float *row, Number *to,
                                                                int j, int n, bool drop) {
     V e = vexp2((load(row + j) - x->most) * x->scale);
     if (n < W) e = first_of(e, n, 0);
     x->sum += e;
     if (drop) e = (V)((VI)e & mask_keep(&x->mask, iota((uint32_t)j)));
-    act_store(to + j, e);
+    narrow(to + j, e);
 }
 
 /* Row i of the tile, query `query`, becomes an operand; returns what it has to be multiplied by. */
 static float softmax_row(const Tile *t, int i, int query) {
     const int L = t->s.L;
     float *row = t->s.p + (ptrdiff_t)i * t->s.ld;
-    ActNumber *to = (ActNumber *)row;
+    Number *to = (Number *)row;
     Softmax x = softmax_of(t, row, query);
     int j = 0;
     if (x.drop) {
@@ -571,7 +587,7 @@ static void forward(Act *out, const Act *q, const Act *k, const Act *v, const Ke
     look_ahead(&t, &ahead, k, sizeof(ActNumber));
     look_ahead(&t, &ahead, v, sizeof(ActNumber));
     look_ahead(&t, &ahead, out, sizeof(ActNumber));
-    const ActNumber *v_sum = rows_of(s->v_sum, s->v, s->L, z);
+    const Number *v_sum = rows_of(s->v_sum, s->v, s->L, z);
     ActNumber *to = (ActNumber *)out + t.first;
     for (int from = 0; from < s->L; from += s->block) {
         const int rows = rows_at(&t, &ahead, from);
@@ -579,7 +595,7 @@ static void forward(Act *out, const Act *q, const Act *k, const Act *v, const Ke
         for (int i = 0; i < rows; i++) s->inverse[i] = softmax_row(&t, i, from + i);
         product(&(Product){.c = s->out,
                            .c_row = z->Dp,
-                           .a = (const ActNumber *)s->p,
+                           .a = (const Number *)s->p,
                            .a_row = (ptrdiff_t)s->ld * UNIT,
                            .a_col = UNIT,
                            .b = v_sum,
@@ -641,7 +657,7 @@ static void softmax_grad_row(const Tile *t, int i, int query) {
     for (; j < ld; j += W) store(dp + j, splat(0));
 }
 
-#ifdef KERNELS_BF16
+#ifdef KERNELS_PAIRS
 static inline V pairs(V low, V high) {
     static const uint16_t ORDER[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
                                        8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
@@ -658,7 +674,7 @@ static void pair_up(const Scratch *s, int rows) {
         for (int j = -MARGIN; j < ld - MARGIN; j += W) {
             float *at = s->dp + i * ld + j;
             const V here = load(at);
-            if (i >= 0) act_store(s->rows + i * ld + j, here);
+            if (i >= 0) narrow(s->rows + i * ld + j, here);
             const V diagonal = pairs(here, load(at + ld + 1)), column = pairs(here, load(at + ld));
             memcpy(s->diagonals + UNIT * (i * ld + j), &diagonal, sizeof diagonal);
             store(at, column);
@@ -673,13 +689,13 @@ static void pair_up(const Scratch *s, int rows) {
 #endif
 
 typedef struct {
-    const ActNumber *rows, *columns, *diagonals,
-        *p;                        /* the gradients of the tile's scores; its probabilities' columns */
-    const ActNumber *q, *k, *dout; /* for sums over tokens */
+    const Number *rows, *columns, *diagonals,
+        *p;                     /* the gradients of the tile's scores; its probabilities' columns */
+    const Number *q, *k, *dout; /* for sums over tokens */
 } Operands;
 
 /* A product whose right operand is summed over tokens or distances: all D columns. */
-static Product sum_product(const Tile *t, float *c, const ActNumber *b) {
+static Product sum_product(const Tile *t, float *c, const Number *b) {
     const ptrdiff_t Dp = t->z->Dp;
     return (Product){.c = c,
                      .c_row = Dp,
@@ -709,7 +725,7 @@ static void query_grad(const Tile *t, const Operands *o, int from, int rows) {
         const int place = (z->origin - (from + i + p.M - 1)) & -UNIT, end = z->origin + L - (from + i);
         p.c = t->s.out + (ptrdiff_t)i * z->Dp;
         p.a = o->rows + i * ld + (from + i) + (place - z->origin);
-        p.b = (const ActNumber *)t->tables->kr + (ptrdiff_t)place * z->Dp;
+        p.b = (const Number *)t->tables->kr + (ptrdiff_t)place * z->Dp;
         p.K = (end - place + UNIT - 1) / UNIT;
         product(&p);
     }
@@ -739,7 +755,7 @@ static void key_grad(const Tile *t, const Operands *o, int from, int rows) {
         const int place = (z->origin + from - (j + p.M - 1)) & -UNIT, end = z->origin + from + rows - j;
         p.c = t->s.dk + (ptrdiff_t)j * z->Dp;
         p.a = o->columns + ((j + place - z->origin - from) * ld + j) * UNIT;
-        p.b = (const ActNumber *)t->tables->qr + (ptrdiff_t)place * z->Dp;
+        p.b = (const Number *)t->tables->qr + (ptrdiff_t)place * z->Dp;
         p.K = (end - place + UNIT - 1) / UNIT;
         product(&p);
     }
@@ -791,11 +807,11 @@ static void copy_out(float *to, const float *from, int L, const Tile *t) {
 static void load_dout(const Tile *t, const float *dout) {
     const int D = t->z->D, Dq = t->z->Dq;
     const float *from = dout + t->first;
-    ActNumber *to = t->s.dout;
+    Number *to = t->s.dout;
     for (int i = 0; i < t->s.L; i++, from += t->stride, to += Dq)
         for (int d = 0; d < Dq; d += W) {
             const int n = D - d < 0 ? 0 : D - d < W ? D - d : W;
-            act_store(to + d, load_some(from + d, n, 0));
+            narrow(to + d, load_some(from + d, n, 0));
         }
 }
 
@@ -816,9 +832,9 @@ static void grad(float *dq, float *dk, float *dv, const KernelsTableGrads *dtabl
     look_ahead(&t, &ahead, dv, sizeof(float));
     panels_of(s->v_panels, s->v, s->L, z);
     Operands o = {.rows = s->rows,
-                  .columns = (const ActNumber *)s->dp,
+                  .columns = (const Number *)s->dp,
                   .diagonals = s->diagonals,
-                  .p = (const ActNumber *)s->p,
+                  .p = (const Number *)s->p,
                   .q = rows_of(s->q_sum, s->q, s->L, z),
                   .k = rows_of(s->k_sum, s->k, s->L, z),
                   .dout = rows_of(s->dout_sum, s->dout, s->L, z)};
@@ -842,7 +858,7 @@ static void grad(float *dq, float *dk, float *dv, const KernelsTableGrads *dtabl
         memset(s->dp - zeros - MARGIN, 0, (zeros + MARGIN) * sizeof(float));
         for (int i = 0; i < rows; i++) softmax_grad_row(&t, i, from + i);
         memset(s->dp + (ptrdiff_t)rows * s->ld, 0, zeros * sizeof(float));
-#ifdef KERNELS_BF16
+#ifdef KERNELS_PAIRS
         pair_up(s, rows);
 #endif
         query_grad(&t, &o, from, rows);

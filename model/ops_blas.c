@@ -375,12 +375,21 @@ typedef struct {
     const float *dout;
 } Attend;
 
+/* Products of pairs of bfloat16 have twice the rate of products of floats on AMD's processors and half of it on Intel's,
+ * which have AMX besides. */
+static const AttentionKernels *attention_kernels(const Kernels *kernels) {
+#if defined(__x86_64__)
+    if (kernels == &kernels_bf16 && cpu_features() & CPU_AMX_BF16) return &kernels_attention_bf16_floats;
+#endif
+    return kernels->attention;
+}
+
 /* A call sees only the distances of its own longest sequence: the index table is entered further in. */
 static Attend attend(Blas *b, const Attention *shape) {
     Attend a = {.b = b, .shape = *shape, .chunks = shape->packed->S < CHUNKS ? shape->packed->S : CHUNKS};
     a.shape.longest = shape->packed->longest;
     a.shape.index += shape->longest - shape->packed->longest;
-    a.sizes = b->kernels->attention->sizes(a.shape.longest, shape->D);
+    a.sizes = b->attention->sizes(a.shape.longest, shape->D);
     return a;
 }
 
@@ -389,7 +398,7 @@ static void tables_task(void *arg, size_t head, int thread) {
     (void)thread;
     KernelsTables t = a->b->tables[head];
     if (!a->with_rows) t.kr = t.qr = NULL;
-    a->b->kernels->attention->tables(&t, &a->sizes, a->kr, a->qr, &a->shape, (int)head);
+    a->b->attention->tables(&t, &a->sizes, a->kr, a->qr, &a->shape, (int)head);
 }
 
 /* Longest sequences first: batches come in ascending length. */
@@ -401,7 +410,7 @@ static void attention_task(void *arg, size_t i, int thread) {
     for (tile.head = from; tile.head < to; tile.head++) {
         tile.next_seq = tile.head + 1 < to ? tile.seq : -1;
         tile.next_head = tile.head + 1;
-        a->b->kernels->attention->forward(a->out, a->q, a->k, a->v, &a->b->tables[tile.head], &a->sizes,
+        a->b->attention->forward(a->out, a->q, a->k, a->v, &a->b->tables[tile.head], &a->sizes,
                                           &a->shape, &tile,
                                           a->b->scratch + (size_t)thread * a->b->scratch_stride);
     }
@@ -433,7 +442,7 @@ static void attention_grad_task(void *arg, size_t i, int thread) {
     KernelsTile tile = {.seq = chunk, .head = head, .next_head = head};
     for (; tile.seq < a->shape.packed->S; tile.seq += CHUNKS) {
         tile.next_seq = tile.seq + CHUNKS < a->shape.packed->S ? tile.seq + CHUNKS : -1;
-        a->b->kernels->attention->grad(a->dq, a->dk, a->dv, dt, a->dout, a->q, a->k, a->v,
+        a->b->attention->grad(a->dq, a->dk, a->dv, dt, a->dout, a->q, a->k, a->v,
                                        &a->b->tables[head], &a->sizes, &a->shape, &tile,
                                        a->b->scratch + (size_t)thread * a->b->scratch_stride);
     }
@@ -443,7 +452,7 @@ static void fold_task(void *arg, size_t head, int thread) {
     const Attend *a = arg;
     (void)thread;
     for (int chunk = 0; chunk < a->chunks; chunk++)
-        a->b->kernels->attention->fold(a->dkr, a->dqr, &a->b->dtables[head * CHUNKS + (size_t)chunk],
+        a->b->attention->fold(a->dkr, a->dqr, &a->b->dtables[head * CHUNKS + (size_t)chunk],
                                        &a->sizes, &a->shape, (int)head);
 }
 
@@ -501,7 +510,8 @@ static ErrCode blas_prepare(Ops *o, int longest, int A, int D, Err *err) {
     static const char WHAT[] = "attention scratch";
     Blas *b = o->context;
     free_scratch(b);
-    const KernelsAttention sizes = b->kernels->attention->sizes(longest, D);
+    b->attention = attention_kernels(b->kernels);
+    const KernelsAttention sizes = b->attention->sizes(longest, D);
     b->A = A;
     const size_t numbers = (size_t)sizes.window * (size_t)sizes.Dp;
     TRY(mem_new(&b->tables, (size_t)A, sizeof *b->tables, WHAT, err));
@@ -516,7 +526,7 @@ static ErrCode blas_prepare(Ops *o, int longest, int A, int D, Err *err) {
         TRY(mem_new(&b->dtables[i].kr, numbers, sizeof(float), WHAT, err));
         TRY(mem_new(&b->dtables[i].qr, numbers, sizeof(float), WHAT, err));
     }
-    b->scratch_stride = b->kernels->attention->scratch(&sizes);
+    b->scratch_stride = b->attention->scratch(&sizes);
     if (b->scratch_stride < (size_t)A * (size_t)D)
         b->scratch_stride = (size_t)A * (size_t)D; /* a row, for norm */
     TRY(mem_new(&b->scratch, (size_t)threads_count(o->threads) * b->scratch_stride, sizeof(float), WHAT,

@@ -29,6 +29,7 @@ typedef struct {
 
 typedef struct {
     const Kernels *kernels, *float_kernels; /* the second for real numbers where activations are others */
+    const AttentionKernels *attention;      /* chosen by prepare */
     int A;
     KernelsTables *tables;      /* (A) */
     KernelsTableGrads *dtables; /* (A * CHUNKS) */
