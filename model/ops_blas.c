@@ -410,9 +410,8 @@ static void attention_task(void *arg, size_t i, int thread) {
     for (tile.head = from; tile.head < to; tile.head++) {
         tile.next_seq = tile.head + 1 < to ? tile.seq : -1;
         tile.next_head = tile.head + 1;
-        a->b->attention->forward(a->out, a->q, a->k, a->v, &a->b->tables[tile.head], &a->sizes,
-                                          &a->shape, &tile,
-                                          a->b->scratch + (size_t)thread * a->b->scratch_stride);
+        a->b->attention->forward(a->out, a->q, a->k, a->v, &a->b->tables[tile.head], &a->sizes, &a->shape,
+                                 &tile, a->b->scratch + (size_t)thread * a->b->scratch_stride);
     }
 }
 
@@ -442,9 +441,9 @@ static void attention_grad_task(void *arg, size_t i, int thread) {
     KernelsTile tile = {.seq = chunk, .head = head, .next_head = head};
     for (; tile.seq < a->shape.packed->S; tile.seq += CHUNKS) {
         tile.next_seq = tile.seq + CHUNKS < a->shape.packed->S ? tile.seq + CHUNKS : -1;
-        a->b->attention->grad(a->dq, a->dk, a->dv, dt, a->dout, a->q, a->k, a->v,
-                                       &a->b->tables[head], &a->sizes, &a->shape, &tile,
-                                       a->b->scratch + (size_t)thread * a->b->scratch_stride);
+        a->b->attention->grad(a->dq, a->dk, a->dv, dt, a->dout, a->q, a->k, a->v, &a->b->tables[head],
+                              &a->sizes, &a->shape, &tile,
+                              a->b->scratch + (size_t)thread * a->b->scratch_stride);
     }
 }
 
@@ -452,8 +451,8 @@ static void fold_task(void *arg, size_t head, int thread) {
     const Attend *a = arg;
     (void)thread;
     for (int chunk = 0; chunk < a->chunks; chunk++)
-        a->b->attention->fold(a->dkr, a->dqr, &a->b->dtables[head * CHUNKS + (size_t)chunk],
-                                       &a->sizes, &a->shape, (int)head);
+        a->b->attention->fold(a->dkr, a->dqr, &a->b->dtables[head * CHUNKS + (size_t)chunk], &a->sizes,
+                              &a->shape, (int)head);
 }
 
 static void blas_attention_grad(Ops *o, float *dq, float *dk, float *dv, float *dkr, float *dqr,
