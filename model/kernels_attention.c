@@ -18,10 +18,11 @@
  *   rows    (K, Dp): for sums over tokens or distances; with two numbers in a unit they come from two rows. */
 #ifdef KERNELS_PAIRS
 typedef ActNumber Number;
+enum { UNIT = 2 };
 #else
 typedef float Number;
+enum { UNIT = 1 };
 #endif
-enum { UNIT = (int)(sizeof(float) / sizeof(Number)) };
 
 #if defined(__AVX512F__)
 enum { ROWS = 8, WIDE = 3 }; /* the register block: rows, and vectors of W columns */
