@@ -228,8 +228,8 @@ static inline Mask mask_of(const Dropout *drop, uint64_t row) {
 
 static inline VU iota(uint32_t from) {
     VU v;
-    for (int i = 0; i < W; i++) v[i] = from + (uint32_t)i;
-    return v;
+    for (int i = 0; i < W; i++) v[i] = (uint32_t)i;
+    return v + from; /* a constant and one addition */
 }
 
 /* ops_drop_bits on a vector of columns: all bits set where kept, none where dropped. */
