@@ -94,14 +94,19 @@ static inline V multiply_add(V sum, const Number *a, V b) {
 }
 
 /* Unrolled early, so that the compiler sees registers and not an array. */
+#if defined(__clang__)
+#define EACH(i, n) _Pragma("clang loop unroll(full)") for (int i = 0; i < (n); i++)
+#else
 #define EACH(i, n) _Pragma("GCC unroll 8") for (int i = 0; i < (n); i++)
+#endif
 
 static inline __attribute__((always_inline)) void block(const Product *p, float *c, const Number *a,
                                                         const Number *b, const int rows, const int wide) {
-    const ptrdiff_t a_row = p->a_row, a_col = p->a_col, b_row = p->b_row, b_vector = p->b_vector;
+    const ptrdiff_t a_row = p->a_row, a_col = p->a_col, b_row = p->b_row, b_vector = p->b_vector,
+                    c_row = p->c_row;
     V sum[ROWS][WIDE];
     if (p->add) {
-        EACH(i, rows) EACH(j, wide) sum[i][j] = load(c + i * p->c_row + j * W);
+        EACH(i, rows) EACH(j, wide) sum[i][j] = load(c + i * c_row + j * W);
     } else {
         EACH(i, rows) EACH(j, wide) sum[i][j] = splat(0);
     }
@@ -112,7 +117,7 @@ static inline __attribute__((always_inline)) void block(const Product *p, float 
         a += a_col;
         b += b_row;
     }
-    EACH(i, rows) EACH(j, wide) store(c + i * p->c_row + j * W, sum[i][j]);
+    EACH(i, rows) EACH(j, wide) store(c + i * c_row + j * W, sum[i][j]);
 }
 
 typedef void Block(const Product *p, float *c, const Number *a, const Number *b);
