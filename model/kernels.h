@@ -8,30 +8,48 @@
 
 #include "model/ops.h"
 
-/* Sizes of attention's scratch, in floats; Dp is D rounded up to a whole vector. */
+/* Sizes of attention's tables and scratch. Tables by distance have `window` places; r = 0 is at `origin`. */
 typedef struct {
-    int longest, D, Dp, window; /* window: columns of a table by distance, 2 * longest - 1 plus margins */
+    int longest, D;
+    int Dp, Dq; /* D rounded up to whole vectors: of floats, and of activations */
+    int origin, window;
 } KernelsAttention;
 
-/* Tables of one head by distance, read by every sequence: row longest - 1 + r + KERNELS_MARGIN of `kr` is the row of
- * position table kr for the distance query - key = -r, of `qr` that of qr for r; both (window, Dp). kr_t and qr_t are
- * their transposes (Dp, window). So a row of scores reads kr forwards as the key moves on, and a column reads qr. */
+/* Tables of one head by distance, read by every sequence, (window * Dp) floats each: kr is in order of key - query, so
+ * that a row of scores reads it forwards as the key moves on, and qr in order of query - key, as a column reads it.
+ * Layouts: kernels_attention.c, Operands. */
 typedef struct {
-    float *kr_t, *qr_t, *kr, *qr;
+    void *kr_panels, *qr_panels; /* for scores */
+    void *kr, *qr;               /* for their gradients; NULL: not wanted */
 } KernelsTables;
+
+/* Their gradients, (window, Dp) each */
+typedef struct {
+    float *kr, *qr;
+} KernelsTableGrads;
+
+/* One sequence in one head; and the one that this thread will take next, which is fetched into the cache meanwhile. */
+typedef struct {
+    int seq, head, next_seq, next_head; /* next_seq -1: not known */
+} KernelsTile;
 
 /* kernels_attention.c */
 typedef struct {
+    KernelsAttention (*sizes)(int longest, int D);
     size_t (*scratch)(const KernelsAttention *sizes); /* floats that one running tile needs */
     void (*tables)(const KernelsTables *out, const KernelsAttention *sizes, const Act *kr, const Act *qr,
                    const Attention *shape, int head);
-    /* One sequence in one head. */
     void (*forward)(Act *out, const Act *q, const Act *k, const Act *v, const KernelsTables *tables,
-                    const KernelsAttention *sizes, const Attention *shape, int seq, int head, float *scratch);
-    /* dtables: gradients by distance in `kr` and `qr` (window, Dp), added to */
-    void (*grad)(float *dq, float *dk, float *dv, const KernelsTables *dtables, const float *dout,
+                    const KernelsAttention *sizes, const Attention *shape, const KernelsTile *tile,
+                    float *scratch);
+    /* dtables: added to */
+    void (*grad)(float *dq, float *dk, float *dv, const KernelsTableGrads *dtables, const float *dout,
                  const Act *q, const Act *k, const Act *v, const KernelsTables *tables,
-                 const KernelsAttention *sizes, const Attention *shape, int seq, int head, float *scratch);
+                 const KernelsAttention *sizes, const Attention *shape, const KernelsTile *tile,
+                 float *scratch);
+    /* dkr, dqr += what one head's sequences left in dtables */
+    void (*fold)(float *dkr, float *dqr, const KernelsTableGrads *dtables, const KernelsAttention *sizes,
+                 const Attention *shape, int head);
 } AttentionKernels;
 
 typedef struct {
@@ -64,13 +82,11 @@ typedef struct {
     const AttentionKernels *attention;
 } Kernels;
 
-/* Margin of columns on both sides of a table by distance, so that strips of rows may look past its ends. */
-enum { KERNELS_MARGIN = 32, KERNELS_STRIP = 16 };
-
 extern const Kernels kernels_baseline;
 #if defined(__x86_64__)
 extern const Kernels kernels_avx2, kernels_avx512;
 extern const Kernels kernels_bf16; /* avx512, activations in bfloat16: needs AVX512-BF16 as well */
+extern const AttentionKernels kernels_attention_bf16_floats; /* the same with products of floats */
 #endif
 
 #endif

@@ -18,6 +18,7 @@ enum {
     ROWS = 64,       /* rows of a task that streams through memory */
     NORM_PARTS = 16, /* partial sums of norm gradients */
     CHUNKS = 4,      /* partial position gradients of a head */
+    TASKS_EACH = 4,  /* attention tasks of a thread, where there are so many */
     BLOCK_NUMBERS = 65536,
     ADAMW_NUMBERS = 8192, /* a gradient is still in the first-level cache when it becomes zero */
     SUM_BLOCKS = 4096
@@ -366,35 +367,52 @@ typedef struct {
     Blas *b;
     KernelsAttention sizes;
     Attention shape;
+    int chunks, heads; /* position gradients of a head; heads of a task, one after the other */
+    bool with_rows;    /* tables for gradients as well */
     Act *out;
     float *dq, *dk, *dv, *dkr, *dqr;
     const Act *q, *k, *v, *kr, *qr;
     const float *dout;
 } Attend;
 
+/* Products of pairs of bfloat16 have twice the rate of products of floats on AMD's processors and half of it on Intel's,
+ * which have AMX besides. */
+static const AttentionKernels *attention_kernels(const Kernels *kernels) {
+#if defined(__x86_64__)
+    if (kernels == &kernels_bf16 && cpu_features() & CPU_AMX_BF16) return &kernels_attention_bf16_floats;
+#endif
+    return kernels->attention;
+}
+
 /* A call sees only the distances of its own longest sequence: the index table is entered further in. */
 static Attend attend(Blas *b, const Attention *shape) {
-    Attend a = {.b = b, .sizes = b->limits, .shape = *shape};
+    Attend a = {.b = b, .shape = *shape, .chunks = shape->packed->S < CHUNKS ? shape->packed->S : CHUNKS};
     a.shape.longest = shape->packed->longest;
     a.shape.index += shape->longest - shape->packed->longest;
-    a.sizes.longest = a.shape.longest;
-    a.sizes.window = 2 * a.shape.longest - 1 + 2 * KERNELS_MARGIN;
+    a.sizes = b->attention->sizes(a.shape.longest, shape->D);
     return a;
 }
 
 static void tables_task(void *arg, size_t head, int thread) {
     const Attend *a = arg;
     (void)thread;
-    a->b->kernels->attention->tables(&a->b->tables[head], &a->sizes, a->kr, a->qr, &a->shape, (int)head);
+    KernelsTables t = a->b->tables[head];
+    if (!a->with_rows) t.kr = t.qr = NULL;
+    a->b->attention->tables(&t, &a->sizes, a->kr, a->qr, &a->shape, (int)head);
 }
 
 /* Longest sequences first: batches come in ascending length. */
 static void attention_task(void *arg, size_t i, int thread) {
     const Attend *a = arg;
-    const int seq = a->shape.packed->S - 1 - (int)(i / (size_t)a->shape.A),
-              head = (int)(i % (size_t)a->shape.A);
-    a->b->kernels->attention->forward(a->out, a->q, a->k, a->v, &a->b->tables[head], &a->sizes, &a->shape,
-                                      seq, head, a->b->scratch + (size_t)thread * a->b->scratch_stride);
+    const int A = a->shape.A, parts = (A + a->heads - 1) / a->heads, from = (int)i % parts * a->heads,
+              to = from + a->heads < A ? from + a->heads : A;
+    KernelsTile tile = {.seq = a->shape.packed->S - 1 - (int)i / parts};
+    for (tile.head = from; tile.head < to; tile.head++) {
+        tile.next_seq = tile.head + 1 < to ? tile.seq : -1;
+        tile.next_head = tile.head + 1;
+        a->b->attention->forward(a->out, a->q, a->k, a->v, &a->b->tables[tile.head], &a->sizes, &a->shape,
+                                 &tile, a->b->scratch + (size_t)thread * a->b->scratch_stride);
+    }
 }
 
 static void blas_attention(Ops *o, Act *out, const Act *q, const Act *k, const Act *v, const Act *kr,
@@ -407,40 +425,34 @@ static void blas_attention(Ops *o, Act *out, const Act *q, const Act *k, const A
     a.kr = kr;
     a.qr = qr;
     threads_run(o->threads, tables_task, &a, (size_t)shape->A);
-    threads_run(o->threads, attention_task, &a, (size_t)shape->A * (size_t)shape->packed->S);
+    a.heads = shape->packed->S / threads_count(o->threads) < TASKS_EACH ? 1 : shape->A;
+    threads_run(o->threads, attention_task, &a,
+                (size_t)((shape->A + a.heads - 1) / a.heads) * (size_t)shape->packed->S);
 }
 
 /* One head over every CHUNKS-th sequence, with position gradients of its own. */
 static void attention_grad_task(void *arg, size_t i, int thread) {
     const Attend *a = arg;
-    const int head = (int)i / CHUNKS, chunk = (int)i % CHUNKS;
-    const KernelsTables *dt = &a->b->dtables[i];
+    const int head = (int)i / a->chunks, chunk = (int)i % a->chunks;
+    const KernelsTableGrads *dt = &a->b->dtables[head * CHUNKS + chunk];
     const size_t numbers = (size_t)a->sizes.window * (size_t)a->sizes.Dp;
     memset(dt->kr, 0, numbers * sizeof *dt->kr);
     memset(dt->qr, 0, numbers * sizeof *dt->qr);
-    for (int seq = chunk; seq < a->shape.packed->S; seq += CHUNKS)
-        a->b->kernels->attention->grad(a->dq, a->dk, a->dv, dt, a->dout, a->q, a->k, a->v,
-                                       &a->b->tables[head], &a->sizes, &a->shape, seq, head,
-                                       a->b->scratch + (size_t)thread * a->b->scratch_stride);
+    KernelsTile tile = {.seq = chunk, .head = head, .next_head = head};
+    for (; tile.seq < a->shape.packed->S; tile.seq += CHUNKS) {
+        tile.next_seq = tile.seq + CHUNKS < a->shape.packed->S ? tile.seq + CHUNKS : -1;
+        a->b->attention->grad(a->dq, a->dk, a->dv, dt, a->dout, a->q, a->k, a->v, &a->b->tables[head],
+                              &a->sizes, &a->shape, &tile,
+                              a->b->scratch + (size_t)thread * a->b->scratch_stride);
+    }
 }
 
-/* Distances that share a bucket share a row. */
 static void fold_task(void *arg, size_t head, int thread) {
     const Attend *a = arg;
     (void)thread;
-    const Attention *s = &a->shape;
-    const size_t stride = (size_t)s->A * (size_t)s->D, column = head * (size_t)s->D, Dp = (size_t)a->sizes.Dp;
-    const int span = 2 * s->longest - 1;
-    for (int chunk = 0; chunk < CHUNKS; chunk++) {
-        const KernelsTables *dt = &a->b->dtables[head * CHUNKS + (size_t)chunk];
-        for (int x = 0; x < span; x++) {
-            float *k = a->dkr + (size_t)s->index[span - 1 - x] * stride + column;
-            float *q = a->dqr + (size_t)s->index[x] * stride + column;
-            const size_t at = (size_t)(x + KERNELS_MARGIN) * Dp;
-            for (size_t d = 0; d < (size_t)s->D; d++) k[d] += dt->kr[at + d];
-            for (size_t d = 0; d < (size_t)s->D; d++) q[d] += dt->qr[at + d];
-        }
-    }
+    for (int chunk = 0; chunk < a->chunks; chunk++)
+        a->b->attention->fold(a->dkr, a->dqr, &a->b->dtables[head * CHUNKS + (size_t)chunk], &a->sizes,
+                              &a->shape, (int)head);
 }
 
 static void blas_attention_grad(Ops *o, float *dq, float *dk, float *dv, float *dkr, float *dqr,
@@ -458,8 +470,9 @@ static void blas_attention_grad(Ops *o, float *dq, float *dk, float *dv, float *
     a.v = v;
     a.kr = kr;
     a.qr = qr;
+    a.with_rows = true;
     threads_run(o->threads, tables_task, &a, (size_t)shape->A);
-    threads_run(o->threads, attention_grad_task, &a, (size_t)shape->A * CHUNKS);
+    threads_run(o->threads, attention_grad_task, &a, (size_t)shape->A * (size_t)a.chunks);
     threads_run(o->threads, fold_task, &a, (size_t)shape->A);
 }
 
@@ -467,8 +480,8 @@ static void blas_attention_grad(Ops *o, float *dq, float *dk, float *dv, float *
 
 static void free_scratch(Blas *b) {
     for (int i = 0; b->tables && i < b->A; i++) {
-        mem_free(b->tables[i].kr_t);
-        mem_free(b->tables[i].qr_t);
+        mem_free(b->tables[i].kr_panels);
+        mem_free(b->tables[i].qr_panels);
         mem_free(b->tables[i].kr);
         mem_free(b->tables[i].qr);
     }
@@ -481,7 +494,8 @@ static void free_scratch(Blas *b) {
     mem_free(b->scratch);
     mem_free(b->norm_parts);
     mem_free(b->zeros);
-    b->tables = b->dtables = NULL;
+    b->tables = NULL;
+    b->dtables = NULL;
     b->scratch = b->norm_parts = b->zeros = NULL;
 }
 
@@ -496,15 +510,15 @@ ErrCode ops_blas_prepare(Ops *o, int tokens, int longest, int A, int D, Err *err
     static const char WHAT[] = "attention scratch";
     Blas *b = o->context;
     free_scratch(b);
-    const int W = b->kernels->vector;
+    b->attention = attention_kernels(b->kernels);
+    const KernelsAttention sizes = b->attention->sizes(longest, D);
     b->A = A;
-    b->limits = (KernelsAttention){longest, D, (D + W - 1) / W * W, 2 * longest - 1 + 2 * KERNELS_MARGIN};
-    const size_t numbers = (size_t)b->limits.window * (size_t)b->limits.Dp;
+    const size_t numbers = (size_t)sizes.window * (size_t)sizes.Dp;
     TRY(mem_new(&b->tables, (size_t)A, sizeof *b->tables, WHAT, err));
     TRY(mem_new(&b->dtables, (size_t)A * CHUNKS, sizeof *b->dtables, WHAT, err));
     for (int i = 0; i < A; i++) {
-        TRY(mem_new(&b->tables[i].kr_t, numbers, sizeof(float), WHAT, err));
-        TRY(mem_new(&b->tables[i].qr_t, numbers, sizeof(float), WHAT, err));
+        TRY(mem_new(&b->tables[i].kr_panels, numbers, sizeof(float), WHAT, err));
+        TRY(mem_new(&b->tables[i].qr_panels, numbers, sizeof(float), WHAT, err));
         TRY(mem_new(&b->tables[i].kr, numbers, sizeof(float), WHAT, err));
         TRY(mem_new(&b->tables[i].qr, numbers, sizeof(float), WHAT, err));
     }
@@ -512,7 +526,7 @@ ErrCode ops_blas_prepare(Ops *o, int tokens, int longest, int A, int D, Err *err
         TRY(mem_new(&b->dtables[i].kr, numbers, sizeof(float), WHAT, err));
         TRY(mem_new(&b->dtables[i].qr, numbers, sizeof(float), WHAT, err));
     }
-    b->scratch_stride = b->kernels->attention->scratch(&b->limits);
+    b->scratch_stride = b->attention->scratch(&sizes);
     if (b->scratch_stride < (size_t)A * (size_t)D)
         b->scratch_stride = (size_t)A * (size_t)D; /* a row, for norm */
     TRY(mem_new(&b->scratch, (size_t)threads_count(o->threads) * b->scratch_stride, sizeof(float), WHAT,

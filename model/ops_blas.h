@@ -29,10 +29,10 @@ typedef struct {
 
 typedef struct {
     const Kernels *kernels, *float_kernels; /* the second for real numbers where activations are others */
-    KernelsAttention limits;                /* sizes that scratch was made for */
+    const AttentionKernels *attention;      /* chosen by prepare */
     int A;
-    KernelsTables *tables;  /* (A) */
-    KernelsTables *dtables; /* (A * CHUNKS), kr and qr only */
+    KernelsTables *tables;      /* (A) */
+    KernelsTableGrads *dtables; /* (A * CHUNKS) */
     float *scratch, *norm_parts, *zeros /* (H) */;
     size_t scratch_stride;
     double *sums;

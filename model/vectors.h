@@ -10,7 +10,7 @@
 
 #include "model/ops.h"
 
-#ifdef KERNELS_BF16
+#if defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
@@ -42,10 +42,22 @@ static inline V either(VI mask, V a, V b) {
 }
 /* A NaN in `a` stays, so that it reaches the loss and is noticed. */
 static inline V vmin(V a, V b) {
+#if defined(__AVX512F__)
+    return (V)_mm512_min_ps((__m512)b, (__m512)a);
+#elif defined(__AVX2__)
+    return (V)_mm256_min_ps((__m256)b, (__m256)a);
+#else
     return either(b < a, b, a);
+#endif
 }
 static inline V vmax(V a, V b) {
+#if defined(__AVX512F__)
+    return (V)_mm512_max_ps((__m512)b, (__m512)a);
+#elif defined(__AVX2__)
+    return (V)_mm256_max_ps((__m256)b, (__m256)a);
+#else
     return either(b > a, b, a);
+#endif
 }
 
 /* n <= W values, the rest `fill`; whole vectors must not become calls of memcpy. */
@@ -62,13 +74,80 @@ static inline void store_some(float *p, V v, int n) {
         memcpy(p, &v, (size_t)n * sizeof *p);
 }
 
+/* Halves are added to halves, in every instruction set. */
 static inline float sum_of(V v) {
+#if defined(__AVX512F__)
+    return _mm512_reduce_add_ps((__m512)v);
+#else
     float part[W], sum = 0;
     store(part, v);
     for (int width = W / 2; width; width /= 2)
         for (int i = 0; i < width; i++) part[i] += part[i + width];
     sum = part[0];
     return sum;
+#endif
+}
+
+static inline float most_of(V v) {
+#if defined(__AVX512F__)
+    return _mm512_reduce_max_ps((__m512)v);
+#else
+    float most = v[0];
+    for (int i = 1; i < W; i++) most = v[i] > most ? v[i] : most;
+    return most;
+#endif
+}
+
+/* m[i][j] becomes m[j][i], whatever the 32 bits mean. */
+static inline void transpose(V m[W]) {
+#if defined(__AVX512F__)
+    __m512 a[W], b[W];
+    for (int i = 0; i < W; i += 2) {
+        a[i] = _mm512_unpacklo_ps((__m512)m[i], (__m512)m[i + 1]);
+        a[i + 1] = _mm512_unpackhi_ps((__m512)m[i], (__m512)m[i + 1]);
+    }
+    for (int i = 0; i < W; i += 4) {
+        for (int j = 0; j < 2; j++) {
+            const __m512d low = _mm512_castps_pd(a[i + j]), high = _mm512_castps_pd(a[i + 2 + j]);
+            b[i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(low, high));
+            b[i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low, high));
+        }
+    }
+    /* b[4 g + c], 128-bit lane l: rows 4 g .. 4 g + 3 of column 4 l + c */
+    for (int c = 0; c < 4; c++) {
+        const __m512 x = _mm512_shuffle_f32x4(b[c], b[4 + c], 0x88),
+                     y = _mm512_shuffle_f32x4(b[8 + c], b[12 + c], 0x88);
+        const __m512 z = _mm512_shuffle_f32x4(b[c], b[4 + c], 0xdd),
+                     w = _mm512_shuffle_f32x4(b[8 + c], b[12 + c], 0xdd);
+        m[c] = (V)_mm512_shuffle_f32x4(x, y, 0x88);
+        m[8 + c] = (V)_mm512_shuffle_f32x4(x, y, 0xdd);
+        m[4 + c] = (V)_mm512_shuffle_f32x4(z, w, 0x88);
+        m[12 + c] = (V)_mm512_shuffle_f32x4(z, w, 0xdd);
+    }
+#elif defined(__AVX2__)
+    __m256 a[W], b[W];
+    for (int i = 0; i < W; i += 2) {
+        a[i] = _mm256_unpacklo_ps((__m256)m[i], (__m256)m[i + 1]);
+        a[i + 1] = _mm256_unpackhi_ps((__m256)m[i], (__m256)m[i + 1]);
+    }
+    for (int i = 0; i < W; i += 4) {
+        for (int j = 0; j < 2; j++) {
+            b[i + 2 * j] = _mm256_shuffle_ps(a[i + j], a[i + 2 + j], 0x44);
+            b[i + 2 * j + 1] = _mm256_shuffle_ps(a[i + j], a[i + 2 + j], 0xee);
+        }
+    }
+    for (int c = 0; c < 4; c++) {
+        m[c] = (V)_mm256_permute2f128_ps(b[c], b[4 + c], 0x20);
+        m[4 + c] = (V)_mm256_permute2f128_ps(b[c], b[4 + c], 0x31);
+    }
+#else
+    for (int i = 0; i < W; i++)
+        for (int j = 0; j < i; j++) {
+            const float x = m[i][j];
+            m[i][j] = m[j][i];
+            m[j][i] = x;
+        }
+#endif
 }
 
 /* e^x, relative error below 2e-7; x <= 88. Range reduction by ln 2 in two parts, degree-6 polynomial (Cephes
@@ -87,6 +166,23 @@ static inline V vexp(V x) {
     y = y * x + splat(1.6666665459e-1f);
     y = y * x + splat(5.0000001201e-1f);
     y = y * x * x + x + splat(1.0f);
+    return (V)((VI)y + ((VI)shifted << 23));
+}
+
+/* 2^x, relative error below 2e-7; x < 127.5, and what is below -126 counts as -126. Degree-6 polynomial on
+ * [-1/2, 1/2] (Cephes exp2f). */
+static inline V vexp2(V x) {
+    x = vmax(x, splat(-126.0f));
+    const V magic = splat(12582912.0f);
+    const V shifted = x + magic;
+    x -= shifted - magic;
+    V y = splat(1.535336188319500e-4f);
+    y = y * x + splat(1.339887440266574e-3f);
+    y = y * x + splat(9.618437357674640e-3f);
+    y = y * x + splat(5.550332471162809e-2f);
+    y = y * x + splat(2.402264791363012e-1f);
+    y = y * x + splat(6.931472028550421e-1f);
+    y = y * x + splat(1.0f);
     return (V)((VI)y + ((VI)shifted << 23));
 }
 
@@ -132,12 +228,12 @@ static inline Mask mask_of(const Dropout *drop, uint64_t row) {
 
 static inline VU iota(uint32_t from) {
     VU v;
-    for (int i = 0; i < W; i++) v[i] = from + (uint32_t)i;
-    return v;
+    for (int i = 0; i < W; i++) v[i] = (uint32_t)i;
+    return v + from; /* a constant and one addition */
 }
 
-/* ops_drop_bits on a vector of columns: `scale` where kept, 0 where dropped. */
-static inline V mask_factor(const Mask *m, VU column) {
+/* ops_drop_bits on a vector of columns: all bits set where kept, none where dropped. */
+static inline VI mask_keep(const Mask *m, VU column) {
     VU x = m->low + column * 0x9e3779b1u;
     x ^= x >> 16;
     x *= 0x7feb352du;
@@ -145,8 +241,12 @@ static inline V mask_factor(const Mask *m, VU column) {
     x ^= x >> 15;
     x *= 0x846ca68bu;
     x ^= x >> 16;
-    const VI keep = (VI)(x >= m->limit);
-    return (V)((VI)splat(m->scale) & keep);
+    return (VI)(x >= m->limit);
+}
+
+/* `scale` where kept, 0 where dropped */
+static inline V mask_factor(const Mask *m, VU column) {
+    return (V)((VI)splat(m->scale) & mask_keep(m, column));
 }
 
 /* ---- activations: floats, or bfloat16 where the file is compiled with KERNELS_BF16 ---- */

@@ -494,19 +494,23 @@ static void test_attention(const AttentionCase *t) {
     char what[200];
     (void)snprintf(what, sizeof what, "lengths%s A=%d D=%d B=%d R=%d longest %d dropout %g spread %g",
                    lengths, t->A, t->D, t->B, R, longest, (double)t->p, t->spread);
+    /* A bfloat16 backend rounds each probability, and each gradient of a score, once more. Where they are summed up, the
+     * roundings add up at random, to little of the largest sum; but the gradients of a query's scores cancel, the more
+     * so where one probability is nearly 1. */
+    const double rounding = !bf16_backend ? 0 : t->spread > 1 ? 4 * BF16 : 2 * BF16;
     Case c = {.run = run_attention, .shape = {.attention = shape}};
     (void)snprintf(c.name, sizeof c.name, "attention %s", what);
-    act(&c, "out", N, H, WRITE, tolerance);
+    act(&c, "out", N, H, WRITE, tolerance + rounding);
     add_inputs(&c, t, N, R);
     check(&c);
     Case g = {.run = run_attention_grad, .shape = {.attention = shape}};
     (void)snprintf(g.name, sizeof g.name, "attention_grad %s", what);
-    array(&g, "dq", N, H, WRITE, tolerance);
-    array(&g, "dk", N, H, WRITE, tolerance);
-    array(&g, "dv", N, H, WRITE, tolerance);
+    array(&g, "dq", N, H, WRITE, tolerance + rounding);
+    array(&g, "dk", N, H, WRITE, tolerance + rounding);
+    array(&g, "dv", N, H, WRITE, tolerance + rounding);
     /* Up to L L / 2 pairs of tokens share a row of the tables; ref adds them one by one. */
-    array(&g, "dkr", R, H, ADD, tolerance * (longest > 200 ? 10 : 1));
-    array(&g, "dqr", R, H, ADD, tolerance * (longest > 200 ? 10 : 1));
+    array(&g, "dkr", R, H, ADD, tolerance * (longest > 200 ? 10 : 1) + rounding);
+    array(&g, "dqr", R, H, ADD, tolerance * (longest > 200 ? 10 : 1) + rounding);
     array(&g, "dout", N, H, READ, 0);
     add_inputs(&g, t, N, R);
     check(&g);
@@ -515,28 +519,45 @@ static void test_attention(const AttentionCase *t) {
 }
 
 static void test_attentions(void) {
+    /* around the borders of vectors, register blocks, strips and blocks of queries */
     static const AttentionCase FIXED[] = {
         {{1}, 1, 1, 4, 4, 0, 0, 1},
         {{1, 2, 1}, 3, 2, 16, 8, 0, 0.1f, 1},
         {{2}, 1, 3, 24, 256, 3, 0, 1},
+        {{11, 12, 13, 14}, 4, 1, 64, 256, 0, 0.1f, 1},
         {{15, 16, 17}, 3, 2, 24, 32, 0, 0.1f, 1},
+        {{7, 8, 9, 16, 18, 19}, 6, 2, 128, 256, 0, 0, 1},
         {{16}, 1, 1, 64, 4, 0, 0, 20},
         {{31, 32, 33, 1, 47}, 5, 3, 4, 16, 5, 0.1f, 1},
+        {{48, 31, 33, 49}, 4, 1, 10, 256, 0, 0.1f, 20},
+        {{63, 64, 65, 1}, 4, 2, 64, 256, 0, 0.1f, 1},
+        {{80, 81, 79}, 3, 1, 32, 32, 2, 0, 1},
         {{127, 128, 129}, 3, 2, 16, 256, 0, 0, 1},
         {{129, 3, 128, 127}, 4, 1, 64, 256, 40, 0.1f, 20},
+        {{144, 145, 191, 193}, 4, 1, 24, 256, 0, 0.1f, 1},
+        {{255, 256, 257}, 3, 1, 32, 256, 0, 0.1f, 1},
+        {{200, 64}, 2, 1, 128, 256, 0, 0.1f, 1},
         {{300, 1, 17}, 3, 2, 64, 256, 0, 0.1f, 1},
+        {{384, 385}, 2, 1, 10, 256, 7, 0, 1},
         {{511}, 1, 1, 16, 256, 1, 0.1f, 1},
         {{512, 2}, 2, 2, 24, 256, 0, 0, 1},
         {{512, 511}, 2, 1, 64, 32, 0, 0.1f, 1},
+        {{17, 513}, 2, 1, 4, 256, 0, 0, 20},
     };
     for (size_t i = 0; i < sizeof FIXED / sizeof FIXED[0]; i++) test_attention(&FIXED[i]);
-    for (int i = 0; i < 30; i++) {
+    for (int i = 0; i < 40; i++) {
         AttentionCase t = {
-            .S = 1 + draw(9), .A = 1 + draw(3), .D = PICK(4, 16, 24, 64, 10), .B = PICK(4, 32, 256)};
+            .S = 1 + draw(9), .A = 1 + draw(3), .D = PICK(4, 10, 16, 24, 32, 64, 128), .B = PICK(4, 32, 256)};
         for (int s = 0; s < t.S; s++) t.lengths[s] = 1 + draw(PICK(4, 20, 70));
         t.extra = draw(2) * draw(60);
         t.p = draw(2) ? 0.1f : 0;
         t.spread = draw(4) ? 1 : 20;
+        test_attention(&t);
+    }
+    for (int i = 0; i < 4; i++) { /* many short sequences: tasks of several heads */
+        AttentionCase t = {
+            .S = SEQUENCES_MAX, .A = 1 + draw(5), .D = PICK(16, 64), .B = 256, .p = 0.1f, .spread = 1};
+        for (int s = 0; s < t.S; s++) t.lengths[s] = 1 + draw(24);
         test_attention(&t);
     }
 }
