@@ -37,20 +37,25 @@ static real *numbers(Arena *a, size_t rows, size_t cols) {
     return arena_push(a, rows * cols, sizeof(real));
 }
 
-static DebertaLayer layer_layout(Arena *a, const Sizes *z, bool train) {
+static Act *acts(Arena *a, const Deberta *d, size_t rows, size_t cols) {
+    return arena_push(a, rows * cols, d->ops->act_bytes);
+}
+
+static DebertaLayer layer_layout(Arena *a, const Deberta *d, const Sizes *z) {
+    const bool train = d->limits.train;
     DebertaLayer y = {0};
-    y.q = numbers(a, z->N, z->H);
-    y.k = numbers(a, z->N, z->H);
-    y.v = numbers(a, z->N, z->H);
-    y.context = numbers(a, z->N, z->H);
-    y.a = numbers(a, z->N, z->H);
-    y.up_pre = numbers(a, z->N, z->F);
-    y.up = train ? numbers(a, z->N, z->F) : y.up_pre; /* gelu in place when nothing is kept */
-    y.y = numbers(a, z->N, z->H);
+    y.q = acts(a, d, z->N, z->H);
+    y.k = acts(a, d, z->N, z->H);
+    y.v = acts(a, d, z->N, z->H);
+    y.context = acts(a, d, z->N, z->H);
+    y.a = acts(a, d, z->N, z->H);
+    y.up_pre = acts(a, d, z->N, z->F);
+    y.up = train ? acts(a, d, z->N, z->F) : y.up_pre; /* gelu in place when nothing is kept */
+    y.y = acts(a, d, z->N, z->H);
     if (!train) return y;
-    y.attn_xhat = numbers(a, z->N, z->H);
+    y.attn_xhat = acts(a, d, z->N, z->H);
     y.attn_rstd = numbers(a, z->N, 1);
-    y.ffn_xhat = numbers(a, z->N, z->H);
+    y.ffn_xhat = acts(a, d, z->N, z->H);
     y.ffn_rstd = numbers(a, z->N, 1);
     y.dkr = numbers(a, z->R, z->H);
     y.dqr = numbers(a, z->R, z->H);
@@ -65,36 +70,37 @@ static void work_layout(Deberta *d) {
     d->layers = arena_push(a, z.layers, sizeof *d->layers);
     DebertaLayer shared = {0};
     for (size_t l = 0; l < z.layers; l++) {
-        if (train || l == 0) shared = layer_layout(a, &z, train);
-        shared.kr = numbers(a, z.R, z.H);
-        shared.qr = numbers(a, z.R, z.H);
+        if (train || l == 0) shared = layer_layout(a, d, &z);
+        shared.kr = acts(a, d, z.R, z.H);
+        shared.qr = acts(a, d, z.R, z.H);
         if (d->layers) d->layers[l] = shared;
     }
-    d->x0 = numbers(a, z.N, z.H);
-    d->rel = numbers(a, z.R, z.H);
+    const size_t rows = z.N > z.R ? z.N : z.R;
+    d->x0 = acts(a, d, z.N, z.H);
+    d->rel = acts(a, d, z.R, z.H);
+    d->sum = acts(a, d, rows, z.H);
     d->cls = numbers(a, z.S, z.H);
     d->pool_in = numbers(a, z.S, z.H);
     d->pool_pre = numbers(a, z.S, z.H);
     d->pooled = numbers(a, z.S, z.H);
     d->pooled_drop = numbers(a, z.S, z.H);
     d->logits = numbers(a, z.S, z.K);
-    d->scratch[0] = numbers(a, z.N > z.R ? z.N : z.R, z.H);
     d->first_token = arena_push(a, z.S, sizeof *d->first_token);
     d->slots = arena_push(a, z.N, sizeof *d->slots);
     d->token_row = arena_push(a, z.N, sizeof *d->token_row);
     d->seq_row = arena_push(a, z.S, sizeof *d->seq_row);
     d->rel_row = arena_push(a, z.R, sizeof *d->rel_row);
+    d->rel_ids = arena_push(a, z.R, sizeof *d->rel_ids);
     d->index = arena_push(a, 2 * (size_t)d->limits.longest, sizeof *d->index);
     if (!train) return;
-    d->x0_xhat = numbers(a, z.N, z.H);
+    d->x0_xhat = acts(a, d, z.N, z.H);
     d->x0_rstd = numbers(a, z.N, 1);
-    d->rel_xhat = numbers(a, z.R, z.H);
+    d->rel_xhat = acts(a, d, z.R, z.H);
     d->rel_rstd = numbers(a, z.R, 1);
     d->drel = numbers(a, z.R, z.H);
     d->dlogits = numbers(a, z.S, z.K);
     d->loss = numbers(a, z.S, 1);
-    const size_t rows = z.N > z.R ? z.N : z.R;
-    for (int i = 1; i < 8; i++) d->scratch[i] = numbers(a, rows, i == 3 ? z.F : z.H);
+    for (int i = 0; i < 8; i++) d->scratch[i] = numbers(a, rows, i == 3 ? z.F : z.H);
     const size_t step = (size_t)d->limits.step_tokens;
     d->touched.capacity = (int)(z.V < step ? z.V : step);
     d->touched.slot = arena_push(a, z.V, sizeof *d->touched.slot);
@@ -102,12 +108,21 @@ static void work_layout(Deberta *d) {
     d->touched.grad = numbers(a, (size_t)d->touched.capacity, z.H);
 }
 
-size_t deberta_bytes(const Config *config, const DebertaLimits *limits) {
-    Deberta d = {.config = *config, .limits = *limits};
-    params_layout(&d.weights, &d.weight_arena, config, true);
-    if (limits->train) params_layout(&d.grads, &d.grad_arena, config, false);
-    work_layout(&d);
-    return d.weight_arena.used + d.grad_arena.used + d.work_arena.used;
+size_t deberta_bytes(const Deberta *d) {
+    return d->weight_arena.used + d->grad_arena.used + d->work_arena.used;
+}
+
+static ErrCode bind_weights(Deberta *d, Err *err) {
+    size_t count;
+    ParamView *list = params_list(&d->weights, &d->config, &count);
+    if (!list) return err_set(err, ERR_MEMORY, "out of memory for the list of weights");
+    const ErrCode rc = d->ops->bind(d->ops, list, count, d->limits.train, err);
+    mem_free(list);
+    return rc;
+}
+
+void deberta_weights_changed(Deberta *d) {
+    d->ops->weights_changed(d->ops);
 }
 
 ErrCode deberta_open(Deberta *d, const Config *config, Ops *ops, const DebertaLimits *limits, Err *err) {
@@ -137,15 +152,20 @@ ErrCode deberta_open(Deberta *d, const Config *config, Ops *ops, const DebertaLi
     if (rc != ERR_OK) goto done;
     work_layout(d);
     for (int v = 0; limits->train && v < d->config.vocab_size; v++) d->touched.slot[v] = -1;
-    for (int r = 0; r < 2 * d->config.position_buckets; r++) d->rel_row[r] = (uint64_t)r;
+    for (int r = 0; r < 2 * d->config.position_buckets; r++) {
+        d->rel_row[r] = (uint64_t)r;
+        d->rel_ids[r] = r;
+    }
     rc = ops->prepare(ops, limits->longest, d->config.num_attention_heads,
                       d->config.hidden_size / d->config.num_attention_heads, err);
+    if (rc == ERR_OK) rc = bind_weights(d, err);
 done:
     if (rc != ERR_OK) deberta_close(d);
     return rc;
 }
 
 void deberta_close(Deberta *d) {
+    if (d->ops) (void)d->ops->bind(d->ops, NULL, 0, false, NULL);
     arena_free(&d->weight_arena);
     arena_free(&d->grad_arena);
     arena_free(&d->work_arena);
@@ -157,7 +177,8 @@ void deberta_close(Deberta *d) {
 
 static void reset_gradients(Deberta *d) {
     Ops *o = d->ops;
-    o->zero(o, d->grad_block, d->grad_count * sizeof(real));
+    if (d->grads_used) o->zero(o, d->grad_block, d->grad_count * sizeof(real));
+    d->grads_used = false;
     DebertaTouched *t = &d->touched;
     o->zero(o, t->grad, (size_t)t->count * (size_t)d->config.hidden_size * sizeof(real));
     for (int i = 0; i < t->count; i++) t->slot[t->ids[i]] = -1;
@@ -178,16 +199,17 @@ void deberta_begin(Deberta *d, int longest, bool dropout, uint64_t drop_key) {
         d->index[i] = buckets_row(i - (longest - 1), B, P) - d->rel_first;
     const int R = d->rel_rows;
     const Dropout none = {0};
-    o->norm(o, d->rel, d->rel_xhat, d->rel_rstd, d->weights.rel + (size_t)d->rel_first * (size_t)H, NULL,
-            d->weights.rel_norm_w, d->weights.rel_norm_b, &none, R, H, (real)c->layer_norm_eps);
+    o->embed(o, d->sum, d->weights.rel, d->rel_ids + d->rel_first, R, H);
+    o->norm(o, d->rel, d->rel_xhat, d->rel_rstd, d->sum, NULL, d->weights.rel_norm_w, d->weights.rel_norm_b,
+            &none, R, H, (real)c->layer_norm_eps);
     for (int l = 0; l < c->num_hidden_layers; l++) {
         const LayerParams *w = &d->weights.layer[l];
         DebertaLayer *y = &d->layers[l];
         const Dropout drop =
             deberta_dropout(d, c->hidden_dropout_prob, l, DEBERTA_SITE_REL, d->rel_row + d->rel_first);
-        o->dropout(o, d->scratch[0], d->rel, &drop, R, H);
-        o->linear(o, y->kr, NULL, d->scratch[0], w->k_w, w->k_b, R, H, H);
-        o->linear(o, y->qr, NULL, d->scratch[0], w->q_w, w->q_b, R, H, H);
+        o->dropout(o, d->sum, d->rel, &drop, R, H);
+        o->linear(o, y->kr, NULL, d->sum, w->k_w, w->k_b, R, H, H);
+        o->linear(o, y->qr, NULL, d->sum, w->q_w, w->q_b, R, H, H);
         if (!d->limits.train) continue;
         o->zero(o, y->dkr, (size_t)R * (size_t)H * sizeof(real));
         o->zero(o, y->dqr, (size_t)R * (size_t)H * sizeof(real));
@@ -207,7 +229,7 @@ static void identify(Deberta *d) {
     }
 }
 
-static void layer_forward(Deberta *d, int l, const real *x) {
+static void layer_forward(Deberta *d, int l, const Act *x) {
     Ops *o = d->ops;
     const Config *c = &d->config;
     const LayerParams *w = &d->weights.layer[l];
@@ -223,13 +245,11 @@ static void layer_forward(Deberta *d, int l, const real *x) {
     o->linear(o, y->k, NULL, x, w->k_w, w->k_b, N, H, H);
     o->linear(o, y->v, NULL, x, w->v_w, w->v_b, N, H, H);
     o->attention(o, y->context, y->q, y->k, y->v, y->kr, y->qr, &shape);
-    o->linear(o, d->scratch[0], NULL, y->context, w->o_w, w->o_b, N, H, H);
-    o->norm(o, y->a, y->attn_xhat, y->attn_rstd, d->scratch[0], x, w->attn_norm_w, w->attn_norm_b, &attn, N,
-            H, eps);
+    o->linear(o, d->sum, NULL, y->context, w->o_w, w->o_b, N, H, H);
+    o->norm(o, y->a, y->attn_xhat, y->attn_rstd, d->sum, x, w->attn_norm_w, w->attn_norm_b, &attn, N, H, eps);
     o->linear(o, y->up, y->up_pre, y->a, w->up_w, w->up_b, N, F, H);
-    o->linear(o, d->scratch[0], NULL, y->up, w->down_w, w->down_b, N, H, F);
-    o->norm(o, y->y, y->ffn_xhat, y->ffn_rstd, d->scratch[0], y->a, w->ffn_norm_w, w->ffn_norm_b, &ffn, N, H,
-            eps);
+    o->linear(o, d->sum, NULL, y->up, w->down_w, w->down_b, N, H, F);
+    o->norm(o, y->y, y->ffn_xhat, y->ffn_rstd, d->sum, y->a, w->ffn_norm_w, w->ffn_norm_b, &ffn, N, H, eps);
 }
 
 void deberta_forward(Deberta *d, const Packed *packed) {
@@ -243,11 +263,11 @@ void deberta_forward(Deberta *d, const Packed *packed) {
     const Dropout none = {0};
     const Dropout embed =
         deberta_dropout(d, c->hidden_dropout_prob, -1, DEBERTA_SITE_EMBEDDING, d->token_row);
-    o->embed(o, d->scratch[0], d->weights.word, packed->ids, N, H);
-    o->norm(o, d->x0, d->x0_xhat, d->x0_rstd, d->scratch[0], NULL, d->weights.embed_norm_w,
-            d->weights.embed_norm_b, &none, N, H, (real)c->layer_norm_eps);
+    o->embed(o, d->sum, d->weights.word, packed->ids, N, H);
+    o->norm(o, d->x0, d->x0_xhat, d->x0_rstd, d->sum, NULL, d->weights.embed_norm_w, d->weights.embed_norm_b,
+            &none, N, H, (real)c->layer_norm_eps);
     if (embed.p > 0) o->dropout(o, d->x0, d->x0, &embed, N, H);
-    const real *x = d->x0;
+    const Act *x = d->x0;
     for (int l = 0; l < c->num_hidden_layers; l++) {
         layer_forward(d, l, x);
         x = d->layers[l].y;
@@ -255,10 +275,11 @@ void deberta_forward(Deberta *d, const Packed *packed) {
     const Dropout pool = deberta_dropout(d, c->pooler_dropout, -1, DEBERTA_SITE_POOL, d->seq_row);
     const Dropout head = deberta_dropout(d, c->cls_dropout, -1, DEBERTA_SITE_HEAD, d->seq_row);
     o->gather(o, d->cls, x, d->first_token, S, H);
-    o->dropout(o, d->pool_in, d->cls, &pool, S, H);
-    o->linear(o, d->pooled, d->pool_pre, d->pool_in, d->weights.pool_w, d->weights.pool_b, S, H, H);
-    o->dropout(o, d->pooled_drop, d->pooled, &head, S, H);
-    o->linear(o, d->logits, NULL, d->pooled_drop, d->weights.head_w, d->weights.head_b, S, c->num_labels, H);
+    o->dropout_real(o, d->pool_in, d->cls, &pool, S, H);
+    o->linear_real(o, d->pooled, d->pool_pre, d->pool_in, d->weights.pool_w, d->weights.pool_b, S, H, H);
+    o->dropout_real(o, d->pooled_drop, d->pooled, &head, S, H);
+    o->linear_real(o, d->logits, NULL, d->pooled_drop, d->weights.head_w, d->weights.head_b, S, c->num_labels,
+                   H);
 }
 
 double deberta_loss(Deberta *d, const real *target, const real *weight, real scale) {

@@ -43,9 +43,11 @@ typedef struct {
 
 /* Activations of one layer; without training all layers share them. (N,H) unless said otherwise. */
 typedef struct {
-    real *q, *k, *v, *context, *attn_xhat, *attn_rstd /* (N) */, *a;
-    real *up_pre, *up /* (N,F) */, *ffn_xhat, *ffn_rstd /* (N) */, *y;
-    real *kr, *qr, *dkr, *dqr; /* (R,H) */
+    Act *q, *k, *v, *context, *attn_xhat, *a;
+    Act *up_pre, *up /* (N,F) */, *ffn_xhat, *y;
+    real *attn_rstd, *ffn_rstd; /* (N) */
+    Act *kr, *qr;               /* (R,H) */
+    real *dkr, *dqr;            /* (R,H) */
 } DebertaLayer;
 
 /* The word embedding's gradient: rows of the tokens that occurred in this step. */
@@ -64,13 +66,15 @@ typedef struct {
     Arena weight_arena, grad_arena, work_arena;
     size_t grad_count; /* numbers in the gradient block after the layer table */
     real *grad_block;
+    bool grads_used; /* something was added to the gradients since they were zero */
     DebertaTouched touched;
     DebertaLayer *layers;
-    real *x0, *x0_xhat, *x0_rstd;           /* embeddings: output, normalised, 1/std */
-    real *rel, *rel_xhat, *rel_rstd, *drel; /* (R,H), (R) */
+    Act *x0, *x0_xhat, *rel, *rel_xhat; /* embeddings and position table: output, normalised; (N,H), (R,H) */
+    real *x0_rstd, *rel_rstd, *drel;    /* 1 / std (N), (R); (R,H) */
+    Act *sum;                           /* what a norm is about to take, (N,H) or (R,H) */
     real *cls, *pool_in, *pool_pre, *pooled, *pooled_drop, *logits; /* (S,H), (S,K) */
     real *dlogits, *loss, *scratch[8];       /* scratch: (N,H) each but [3], which is (N,F) */
-    int32_t *first_token, *slots;            /* (S), (N) */
+    int32_t *first_token, *slots, *rel_ids;  /* (S), (N), (2B) */
     uint64_t *token_row, *seq_row, *rel_row; /* dropout identities (N), (S), (2B) */
     int32_t *index;                          /* (2 longest - 1) of the step */
     int step_longest, rel_first, rel_rows;   /* rows of the position table that the step reaches */
@@ -85,8 +89,11 @@ ErrCode deberta_open(Deberta *d, const Config *config, Ops *ops, const DebertaLi
                      Err *err) ERR_CHECKED;
 void deberta_close(Deberta *d);
 
-/* Bytes that deberta_open would allocate for these. */
-size_t deberta_bytes(const Config *config, const DebertaLimits *limits);
+/* Bytes that the model holds, what the backend keeps for itself left out. */
+size_t deberta_bytes(const Deberta *d);
+
+/* To be called when weights were written after deberta_open by something else than the optimiser. */
+void deberta_weights_changed(Deberta *d);
 
 /* Starts a step (zeroes the gradients when training) or, for inference, prepares the position tables.
  * longest: of all sequences that follow until deberta_end. drop_key: dropout masks; used only when `dropout`.

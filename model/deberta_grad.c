@@ -19,7 +19,7 @@ static void touch_tokens(Deberta *d) {
 }
 
 /* dy comes in scratch[1], dx goes out there. */
-static void layer_backward(Deberta *d, int l, const real *x) {
+static void layer_backward(Deberta *d, int l, const Act *x) {
     Ops *o = d->ops;
     const Config *c = &d->config;
     const LayerParams *w = &d->weights.layer[l];
@@ -54,18 +54,19 @@ void deberta_backward(Deberta *d) {
     const Dropout pool = deberta_dropout(d, c->pooler_dropout, -1, DEBERTA_SITE_POOL, d->seq_row);
     const Dropout head = deberta_dropout(d, c->cls_dropout, -1, DEBERTA_SITE_HEAD, d->seq_row);
     real *dpooled = d->scratch[2], *dcls = d->scratch[4];
-    o->linear_grad(o, dpooled, 0, d->grads.head_w, d->grads.head_b, d->dlogits, d->pooled_drop,
-                   d->weights.head_w, NULL, S, c->num_labels, H);
-    o->dropout(o, dpooled, dpooled, &head, S, H);
-    o->linear_grad(o, dcls, 0, d->grads.pool_w, d->grads.pool_b, dpooled, d->pool_in, d->weights.pool_w,
-                   d->pool_pre, S, H, H);
-    o->dropout(o, dcls, dcls, &pool, S, H);
+    d->grads_used = true;
+    o->linear_real_grad(o, dpooled, 0, d->grads.head_w, d->grads.head_b, d->dlogits, d->pooled_drop,
+                        d->weights.head_w, NULL, S, c->num_labels, H);
+    o->dropout_real(o, dpooled, dpooled, &head, S, H);
+    o->linear_real_grad(o, dcls, 0, d->grads.pool_w, d->grads.pool_b, dpooled, d->pool_in, d->weights.pool_w,
+                        d->pool_pre, S, H, H);
+    o->dropout_real(o, dcls, dcls, &pool, S, H);
     o->scatter(o, d->scratch[1], dcls, d->first_token, N, S, H);
     for (int l = layers - 1; l >= 0; l--) layer_backward(d, l, l ? d->layers[l - 1].y : d->x0);
     const Dropout none = {0};
     const Dropout embed =
         deberta_dropout(d, c->hidden_dropout_prob, -1, DEBERTA_SITE_EMBEDDING, d->token_row);
-    if (embed.p > 0) o->dropout(o, d->scratch[1], d->scratch[1], &embed, N, H);
+    if (embed.p > 0) o->dropout_real(o, d->scratch[1], d->scratch[1], &embed, N, H);
     o->norm_grad(o, d->scratch[2], NULL, d->grads.embed_norm_w, d->grads.embed_norm_b, d->scratch[1],
                  d->x0_xhat, d->x0_rstd, d->weights.embed_norm_w, &none, N, H);
     touch_tokens(d);
@@ -77,7 +78,8 @@ void deberta_end(Deberta *d) {
     const Config *c = &d->config;
     const int R = d->rel_rows, H = c->hidden_size;
     o->zero(o, d->drel, (size_t)R * (size_t)H * sizeof(real));
-    real *dropped = d->scratch[0], *ddropped = d->scratch[1];
+    Act *dropped = d->sum;
+    real *ddropped = d->scratch[1], *dtable = d->scratch[0];
     for (int l = 0; l < c->num_hidden_layers; l++) {
         const LayerParams *w = &d->weights.layer[l];
         const LayerParams *g = &d->grads.layer[l];
@@ -87,11 +89,11 @@ void deberta_end(Deberta *d) {
         o->dropout(o, dropped, d->rel, &drop, R, H);
         o->linear_grad(o, ddropped, 0, g->k_w, g->k_b, y->dkr, dropped, w->k_w, NULL, R, H, H);
         o->linear_grad(o, ddropped, 1, g->q_w, g->q_b, y->dqr, dropped, w->q_w, NULL, R, H, H);
-        o->dropout(o, ddropped, ddropped, &drop, R, H);
+        o->dropout_real(o, ddropped, ddropped, &drop, R, H);
         o->add(o, d->drel, ddropped, (size_t)R * (size_t)H);
     }
     const Dropout none = {0};
-    o->norm_grad(o, dropped, NULL, d->grads.rel_norm_w, d->grads.rel_norm_b, d->drel, d->rel_xhat,
-                 d->rel_rstd, d->weights.rel_norm_w, &none, R, H);
-    o->add(o, d->grads.rel + (size_t)d->rel_first * (size_t)H, dropped, (size_t)R * (size_t)H);
+    o->norm_grad(o, dtable, NULL, d->grads.rel_norm_w, d->grads.rel_norm_b, d->drel, d->rel_xhat, d->rel_rstd,
+                 d->weights.rel_norm_w, &none, R, H);
+    o->add(o, d->grads.rel + (size_t)d->rel_first * (size_t)H, dtable, (size_t)R * (size_t)H);
 }

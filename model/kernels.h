@@ -20,36 +20,42 @@ typedef struct {
     float *kr_t, *qr_t, *kr, *qr;
 } KernelsTables;
 
+/* kernels_attention.c */
+typedef struct {
+    size_t (*scratch)(const KernelsAttention *sizes); /* floats that one running tile needs */
+    void (*tables)(const KernelsTables *out, const KernelsAttention *sizes, const Act *kr, const Act *qr,
+                   const Attention *shape, int head);
+    /* One sequence in one head. */
+    void (*forward)(Act *out, const Act *q, const Act *k, const Act *v, const KernelsTables *tables,
+                    const KernelsAttention *sizes, const Attention *shape, int seq, int head, float *scratch);
+    /* dtables: gradients by distance in `kr` and `qr` (window, Dp), added to */
+    void (*grad)(float *dq, float *dk, float *dv, const KernelsTables *dtables, const float *dout,
+                 const Act *q, const Act *k, const Act *v, const KernelsTables *tables,
+                 const KernelsAttention *sizes, const Attention *shape, int seq, int head, float *scratch);
+} AttentionKernels;
+
 typedef struct {
     const char *name;
+    size_t act_bytes;
+    int vector; /* floats of one vector */
     /* z (n) to gelu(z), in place or not; and dy *= gelu'(z) */
     void (*gelu)(float *y, const float *z, size_t n);
-    void (*gelu_grad)(float *dy, const float *z, size_t n);
-    /* rows [from, to) of the operations of the same name in ops.h */
-    void (*norm)(float *y, float *xhat, float *rstd, const float *x, const float *r, const float *w,
-                 const float *b, const Dropout *drop, int from, int to, int H, float eps);
-    void (*norm_grad)(float *dx, float *dr, float *dw, float *db, const float *dy, const float *xhat,
+    void (*gelu_grad)(float *dy, const Act *z, size_t n);
+    void (*get_act)(float *y, const Act *x, size_t n);
+    /* rows [from, to) of the operations of the same name in ops.h; s (H) is scratch */
+    void (*embed)(Act *y, const float *table, const int32_t *ids, int from, int to, int H);
+    void (*norm)(Act *y, Act *xhat, float *rstd, const Act *x, const Act *r, const float *w, const float *b,
+                 const Dropout *drop, int from, int to, int H, float eps, float *s);
+    void (*norm_grad)(float *dx, float *dr, float *dw, float *db, const float *dy, const Act *xhat,
                       const float *rstd, const float *w, const Dropout *drop, int from, int to, int H);
-    void (*dropout)(float *y, const float *x, const Dropout *drop, int from, int to, int H);
+    void (*dropout)(Act *y, const Act *x, const Dropout *drop, int from, int to, int H);
+    void (*dropout_real)(float *y, const float *x, const Dropout *drop, int from, int to, int H);
     void (*bias)(float *y, const float *b, int from, int to, int O); /* y[n] += b */
     void (*column_sums)(float *sums, const float *x, int N, int O, int from,
                         int to); /* += over columns [from, to) */
     void (*adamw)(float *p, float *m, float *v, const float *g, size_t n, const AdamwStep *step);
     double (*sumsq)(const float *x, size_t n);
-
-    int vector;                                                 /* floats of one vector */
-    size_t (*attention_scratch)(const KernelsAttention *sizes); /* floats that one running tile needs */
-    void (*attention_tables)(const KernelsTables *out, const KernelsAttention *sizes, const float *kr,
-                             const float *qr, const Attention *shape, int head);
-    /* One sequence in one head. */
-    void (*attention)(float *out, const float *q, const float *k, const float *v, const KernelsTables *tables,
-                      const KernelsAttention *sizes, const Attention *shape, int seq, int head,
-                      float *scratch);
-    /* dtables: gradients by distance in `kr` and `qr` (window, Dp), added to */
-    void (*attention_grad)(float *dq, float *dk, float *dv, const KernelsTables *dtables, const float *dout,
-                           const float *q, const float *k, const float *v, const KernelsTables *tables,
-                           const KernelsAttention *sizes, const Attention *shape, int seq, int head,
-                           float *scratch);
+    const AttentionKernels *attention;
 } Kernels;
 
 /* Margin of columns on both sides of a table by distance, so that strips of rows may look past its ends. */
@@ -58,6 +64,7 @@ enum { KERNELS_MARGIN = 32, KERNELS_STRIP = 16 };
 extern const Kernels kernels_baseline;
 #if defined(__x86_64__)
 extern const Kernels kernels_avx2, kernels_avx512;
+extern const Kernels kernels_bf16; /* avx512, activations in bfloat16: needs AVX512-BF16 as well */
 #endif
 
 #endif

@@ -3,7 +3,8 @@
  * Sizes: N tokens of the packed batch, S sequences, L length of one, H hidden, A heads, D = H / A, O outputs
  * and I inputs of a linear layer, R rows of the position tables, K classes. All arrays are contiguous and
  * row-major. Weight gradients (dw, db, dtable, dkr, dqr) are ADDED to; activation gradients are WRITTEN
- * unless said otherwise. Results do not depend on the number of threads. Functions return nothing: the first
+ * unless said otherwise. Forward activations are Act: `real`, or bfloat16 in a backend that says so; weights and
+ * all gradients are `real`. Results do not depend on the number of threads. Functions return nothing: the first
  * failure is kept in the Ops and given back by ops_sync, which the trainer calls before any weight changes.
  *
  * ops_ref_fill fills every entry; a host backend calls it first and overrides what it does better.
@@ -17,7 +18,11 @@
 #include "core/err.h"
 #include "core/threads.h"
 #include "model/packed.h"
+#include "model/params.h"
 #include "model/real.h"
+
+/* Numbers of o->act_bytes bytes each: real, or 2 for bfloat16 (the upper half of a float, rounded half to even). */
+typedef void Act;
 
 /* Inverted dropout with a mask that is a function of (key, row[r], column) alone, so that backward makes it
  * again. Kept where ops_drop_bits(ops_drop_row(key, row[r]), column) >= p * 2^32, then times 1 / (1 - p). */
@@ -90,6 +95,7 @@ struct Ops {
     void *context;
     ErrCode failed;
     Err why;
+    size_t act_bytes; /* of one number of an Act array */
 
     /* ---- memory (host backends: the program's own) ---- */
     void *(*alloc)(Ops *o, size_t bytes); /* zeroed; NULL when there is none */
@@ -101,47 +107,60 @@ struct Ops {
     void (*close)(Ops *o);
     /* Scratch for attention up to these sizes; afterwards no operation allocates. */
     ErrCode (*prepare)(Ops *o, int longest, int A, int D, Err *err);
+    /* Names the weights that linear and linear_grad will be called with (those of kind PARAM_LINEAR in the list;
+     * data and the list's shapes stay until the next call; count 0 lets go of them), so that a backend may keep
+     * them in a form of its own. train: gradients follow. */
+    ErrCode (*bind)(Ops *o, const ParamView *list, size_t count, bool train, Err *err);
+    /* Bound weights were written by something else than adamw. */
+    void (*weights_changed)(Ops *o);
+    /* numbers of an Act array, on the host */
+    void (*get_act)(Ops *o, real *host, const Act *x, size_t n);
 
     /* ---- y[n] = table[ids[n]]          y (N,H) table (V,H) ids (N) */
-    void (*embed)(Ops *o, real *y, const real *table, const int32_t *ids, int N, int H);
+    void (*embed)(Ops *o, Act *y, const real *table, const int32_t *ids, int N, int H);
     /* dtable[slot[n]] += dy[n]; slot < 0 is left out.  dtable (slots,H) */
     void (*embed_grad)(Ops *o, real *dtable, const int32_t *slot, const real *dy, int N, int H);
 
     /* ---- z = x w^T + b; pre NULL: y = z; else pre = z, y = gelu(z) (exact, with erf).  x (N,I) w (O,I) b
      * (O) y, pre (N,O) */
-    void (*linear)(Ops *o, real *y, real *pre, const real *x, const real *w, const real *b, int N, int O,
-                   int I);
+    void (*linear)(Ops *o, Act *y, Act *pre, const Act *x, const real *w, const real *b, int N, int O, int I);
     /* dz = pre ? dy * gelu'(pre) : dy, left in dy; dx = dz w (added when add_dx; left out when dx is NULL);
      * dw += dz^T x; db += column sums of dz. */
-    void (*linear_grad)(Ops *o, real *dx, int add_dx, real *dw, real *db, real *dy, const real *x,
-                        const real *w, const real *pre, int N, int O, int I);
+    void (*linear_grad)(Ops *o, real *dx, int add_dx, real *dw, real *db, real *dy, const Act *x,
+                        const real *w, const Act *pre, int N, int O, int I);
+    /* the same on real numbers: pooler and classifier, whose rows are few and whose rounding would show */
+    void (*linear_real)(Ops *o, real *y, real *pre, const real *x, const real *w, const real *b, int N, int O,
+                        int I);
+    void (*linear_real_grad)(Ops *o, real *dx, int add_dx, real *dw, real *db, real *dy, const real *x,
+                             const real *w, const real *pre, int N, int O, int I);
 
     /* ---- s = dropout(x) + r (r may be NULL); xhat = (s - mean) * rstd; y = xhat * w + b.  eps is inside the
      * root. x, r, y, xhat (N,H); rstd (N); w, b (H).  xhat and rstd may be NULL when no gradient follows; y
      * may be x. */
-    void (*norm)(Ops *o, real *y, real *xhat, real *rstd, const real *x, const real *r, const real *w,
+    void (*norm)(Ops *o, Act *y, Act *xhat, real *rstd, const Act *x, const Act *r, const real *w,
                  const real *b, const Dropout *drop, int N, int H, real eps);
     /* ds from dy; dr = ds (NULL: left out), dx = dropout'(ds); dw, db added.  dx and dr differ from dy and
      * each other. */
-    void (*norm_grad)(Ops *o, real *dx, real *dr, real *dw, real *db, const real *dy, const real *xhat,
+    void (*norm_grad)(Ops *o, real *dx, real *dr, real *dw, real *db, const real *dy, const Act *xhat,
                       const real *rstd, const real *w, const Dropout *drop, int N, int H);
 
-    /* ---- y = dropout(x) over rows; also its own gradient.  y may be x.  (N,H) */
-    void (*dropout)(Ops *o, real *y, const real *x, const Dropout *drop, int N, int H);
+    /* ---- y = dropout(x) over rows; on real numbers also its own gradient.  y may be x.  (N,H) */
+    void (*dropout)(Ops *o, Act *y, const Act *x, const Dropout *drop, int N, int H);
+    void (*dropout_real)(Ops *o, real *y, const real *x, const Dropout *drop, int N, int H);
 
     /* ---- disentangled attention, one sequence and head at a time:
      * score(i,j) = (q_i.k_j + q_i.kr[idx(i-j)] + k_j.qr[idx(i-j)]) * scale, probabilities by softmax over j,
      * dropout, out_i = sum_j p(i,j) v_j.   q, k, v, out (N,H), kr, qr (R,H), head a in columns a*D .. a*D+D-1
      */
-    void (*attention)(Ops *o, real *out, const real *q, const real *k, const real *v, const real *kr,
-                      const real *qr, const Attention *shape);
+    void (*attention)(Ops *o, Act *out, const Act *q, const Act *k, const Act *v, const Act *kr,
+                      const Act *qr, const Attention *shape);
     /* dkr and dqr are added to; probabilities are computed again from q, k, kr, qr. */
     void (*attention_grad)(Ops *o, real *dq, real *dk, real *dv, real *dkr, real *dqr, const real *dout,
-                           const real *q, const real *k, const real *v, const real *kr, const real *qr,
+                           const Act *q, const Act *k, const Act *v, const Act *kr, const Act *qr,
                            const Attention *shape);
 
     /* ---- rows: y[s] = x[at[s]]; and its gradient dx[n] = 0, then dx[at[s]] = dy[s].  (S,H) and (N,H) */
-    void (*gather)(Ops *o, real *y, const real *x, const int32_t *at, int S, int H);
+    void (*gather)(Ops *o, real *y, const Act *x, const int32_t *at, int S, int H);
     void (*scatter)(Ops *o, real *dx, const real *dy, const int32_t *at, int N, int S, int H);
 
     /* ---- y += x (n) */
@@ -156,8 +175,9 @@ struct Ops {
     /* ---- sum of squares in double, by fixed blocks */
     double (*sumsq)(Ops *o, const real *x, size_t n);
     /* ---- g' = g * clip; m = b1 m + (1-b1) g'; v = b2 v + (1-b2) g'^2;
-     *      p -= decay * p + lr * (m / bias1) / (sqrt(v / bias2) + eps): one rounding of p a step */
-    void (*adamw)(Ops *o, real *p, real *m, real *v, const real *g, size_t n, const AdamwStep *step);
+     *      p -= decay * p + lr * (m / bias1) / (sqrt(v / bias2) + eps): one rounding of p a step.
+     * g is zero afterwards. */
+    void (*adamw)(Ops *o, real *p, real *m, real *v, real *g, size_t n, const AdamwStep *step);
     /* the same for rows table[ids[r]] with moments r and the gradient of their slot */
     void (*adamw_rows)(Ops *o, const AdamwRows *rows);
 };

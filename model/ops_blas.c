@@ -19,6 +19,7 @@ enum {
     NORM_PARTS = 16, /* partial sums of norm gradients */
     CHUNKS = 4,      /* partial position gradients of a head */
     BLOCK_NUMBERS = 65536,
+    ADAMW_NUMBERS = 8192, /* a gradient is still in the first-level cache when it becomes zero */
     SUM_BLOCKS = 4096,
     THREADS_MAX = 1024
 };
@@ -29,8 +30,8 @@ typedef struct {
 } Meter;
 
 typedef struct {
-    const Kernels *kernels;
-    KernelsAttention limits; /* sizes that scratch was made for */
+    const Kernels *kernels, *float_kernels; /* the second for real numbers where activations are others */
+    KernelsAttention limits;                /* sizes that scratch was made for */
     int A;
     KernelsTables *tables;  /* (A) */
     KernelsTables *dtables; /* (A * CHUNKS), kr and qr only */
@@ -96,7 +97,7 @@ static void forward_tile(const Gemm *g, Meter *meter, int r, int c) {
     if (!g->pre) return;
     float *y = g->y + (size_t)r * TILE * (size_t)g->O + col;
     for (int i = 0; i < M; i++)
-        g->b->kernels->gelu(y + (size_t)i * (size_t)g->O, z + (size_t)i * (size_t)g->O, (size_t)N);
+        g->b->float_kernels->gelu(y + (size_t)i * (size_t)g->O, z + (size_t)i * (size_t)g->O, (size_t)N);
 }
 
 static void gemm_task(void *arg, size_t task, int thread) {
@@ -120,7 +121,8 @@ static void gemm_task(void *arg, size_t task, int thread) {
                   g->O, g->x + col, g->I, 1, g->dw + row * I + col, g->I);
             break;
         case GEMM_DB:
-            g->b->kernels->column_sums(g->db, g->dy, g->N, g->O, (int)col, (int)col + tile_size(g->O, c));
+            g->b->float_kernels->column_sums(g->db, g->dy, g->N, g->O, (int)col,
+                                             (int)col + tile_size(g->O, c));
             break;
     }
 }
@@ -131,12 +133,17 @@ static void gemm_run(Ops *o, Gemm *g) {
     threads_run(o->threads, gemm_task, g, tasks);
 }
 
-static void blas_linear(Ops *o, float *y, float *pre, const float *x, const float *w, const float *b, int N,
-                        int O, int I) {
+static void blas_linear_real(Ops *o, float *y, float *pre, const float *x, const float *w, const float *b,
+                             int N, int O, int I) {
     Gemm g = {
         .b = o->context, .grids = 1, .N = N, .O = O, .I = I, .y = y, .pre = pre, .x = x, .w = w, .bias = b};
     g.grid[0] = (GemmGrid){GEMM_FORWARD, tiles(N), tiles(O)};
     gemm_run(o, &g);
+}
+
+static void blas_linear(Ops *o, Act *y, Act *pre, const Act *x, const float *w, const float *b, int N, int O,
+                        int I) {
+    blas_linear_real(o, y, pre, x, w, b, N, O, I);
 }
 
 /* ---- rows shared among threads ---- */
@@ -144,8 +151,10 @@ static void blas_linear(Ops *o, float *y, float *pre, const float *x, const floa
 typedef struct {
     const Kernels *kernels;
     Ops *ops;
-    float *y, *xhat, *rstd_out, *dr, *m, *v;
-    const float *x, *r, *w, *b, *rstd;
+    Act *act_y, *act_xhat;
+    const Act *act_x, *act_r;
+    float *y, *rstd_out, *dr, *m, *v;
+    const float *x, *w, *b, *rstd;
     const Dropout *drop;
     const int32_t *ids;
     const AdamwStep *step;
@@ -174,17 +183,19 @@ static size_t block_tasks(const Rows *a) {
 static void gelu_grad_task(void *arg, size_t i, int thread) {
     const Rows *a = arg;
     (void)thread;
-    a->kernels->gelu_grad(a->y + i * a->block, a->x + i * a->block, block_at(a, i));
+    a->kernels->gelu_grad(a->y + i * a->block, (const char *)a->act_x + i * a->block * a->kernels->act_bytes,
+                          block_at(a, i));
 }
 
-static void blas_linear_grad(Ops *o, float *dx, int add_dx, float *dw, float *db, float *dy, const float *x,
-                             const float *w, const float *pre, int N, int O, int I) {
+static void gelu_grad(Ops *o, const Kernels *kernels, float *dy, const Act *pre, size_t n) {
+    Rows a = {.kernels = kernels, .y = dy, .act_x = pre, .n = n, .block = BLOCK_NUMBERS};
+    threads_run(o->threads, gelu_grad_task, &a, block_tasks(&a));
+}
+
+static void blas_linear_real_grad(Ops *o, float *dx, int add_dx, float *dw, float *db, float *dy,
+                                  const float *x, const float *w, const float *pre, int N, int O, int I) {
     Blas *b = o->context;
-    if (pre) {
-        Rows a = {
-            .kernels = b->kernels, .y = dy, .x = pre, .n = (size_t)N * (size_t)O, .block = BLOCK_NUMBERS};
-        threads_run(o->threads, gelu_grad_task, &a, block_tasks(&a));
-    }
+    if (pre) gelu_grad(o, b->float_kernels, dy, pre, (size_t)N * (size_t)O);
     Gemm g = {.b = b,
               .N = N,
               .O = O,
@@ -202,22 +213,29 @@ static void blas_linear_grad(Ops *o, float *dx, int add_dx, float *dw, float *db
     gemm_run(o, &g);
 }
 
-static void norm_task(void *arg, size_t i, int thread) {
-    const Rows *a = arg;
-    (void)thread;
-    a->kernels->norm(a->y, a->xhat, a->rstd_out, a->x, a->r, a->w, a->b, a->drop, (int)i * ROWS,
-                     last_row(a, i), a->H, a->eps);
+static void blas_linear_grad(Ops *o, float *dx, int add_dx, float *dw, float *db, float *dy, const Act *x,
+                             const float *w, const Act *pre, int N, int O, int I) {
+    blas_linear_real_grad(o, dx, add_dx, dw, db, dy, x, w, pre, N, O, I);
 }
 
-static void blas_norm(Ops *o, float *y, float *xhat, float *rstd, const float *x, const float *r,
-                      const float *w, const float *b, const Dropout *drop, int N, int H, float eps) {
+static void norm_task(void *arg, size_t i, int thread) {
+    const Rows *a = arg;
+    const Blas *b = a->ops->context;
+    a->kernels->norm(a->act_y, a->act_xhat, a->rstd_out, a->act_x, a->act_r, a->w, a->b, a->drop,
+                     (int)i * ROWS, last_row(a, i), a->H, a->eps,
+                     b->scratch + (size_t)thread * b->scratch_stride);
+}
+
+static void blas_norm(Ops *o, Act *y, Act *xhat, float *rstd, const Act *x, const Act *r, const float *w,
+                      const float *b, const Dropout *drop, int N, int H, float eps) {
     const Blas *c = o->context;
     Rows a = {.kernels = c->kernels,
-              .y = y,
-              .xhat = xhat,
+              .ops = o,
+              .act_y = y,
+              .act_xhat = xhat,
               .rstd_out = rstd,
-              .x = x,
-              .r = r,
+              .act_x = x,
+              .act_r = r,
               .w = w,
               .b = b,
               .drop = drop,
@@ -234,11 +252,12 @@ static void norm_grad_task(void *arg, size_t i, int thread) {
     float *dw = ((Blas *)a->ops->context)->norm_parts + 2 * i * (size_t)a->H;
     memset(dw, 0, 2 * (size_t)a->H * sizeof *dw);
     const int from = (int)((size_t)a->N * i / NORM_PARTS), to = (int)((size_t)a->N * (i + 1) / NORM_PARTS);
-    a->kernels->norm_grad(a->y, a->dr, dw, dw + a->H, a->x, a->xhat, a->rstd, a->w, a->drop, from, to, a->H);
+    a->kernels->norm_grad(a->y, a->dr, dw, dw + a->H, a->x, a->act_xhat, a->rstd, a->w, a->drop, from, to,
+                          a->H);
 }
 
 static void blas_norm_grad(Ops *o, float *dx, float *dr, float *dw, float *db, const float *dy,
-                           const float *xhat, const float *rstd, const float *w, const Dropout *drop, int N,
+                           const Act *xhat, const float *rstd, const float *w, const Dropout *drop, int N,
                            int H) {
     const Blas *c = o->context;
     Rows a = {.kernels = c->kernels,
@@ -251,7 +270,7 @@ static void blas_norm_grad(Ops *o, float *dx, float *dr, float *dw, float *db, c
               .drop = drop,
               .N = N,
               .H = H};
-    a.xhat = (float *)xhat; /* read only */
+    a.act_xhat = (Act *)xhat; /* read only */
     threads_run(o->threads, norm_grad_task, &a, NORM_PARTS);
     for (int i = 0; i < NORM_PARTS; i++) {
         const float *part = c->norm_parts + 2 * (size_t)i * (size_t)H;
@@ -263,44 +282,71 @@ static void blas_norm_grad(Ops *o, float *dx, float *dr, float *dw, float *db, c
 static void dropout_task(void *arg, size_t i, int thread) {
     const Rows *a = arg;
     (void)thread;
-    a->kernels->dropout(a->y, a->x, a->drop, (int)i * ROWS, last_row(a, i), a->H);
+    a->kernels->dropout(a->act_y, a->act_x, a->drop, (int)i * ROWS, last_row(a, i), a->H);
 }
 
-static void blas_dropout(Ops *o, float *y, const float *x, const Dropout *drop, int N, int H) {
+static void blas_dropout(Ops *o, Act *y, const Act *x, const Dropout *drop, int N, int H) {
+    if (!(drop->p > 0)) {
+        if (y != x) memcpy(y, x, (size_t)N * (size_t)H * o->act_bytes);
+        return;
+    }
+    const Blas *c = o->context;
+    Rows a = {.kernels = c->kernels, .act_y = y, .act_x = x, .drop = drop, .N = N, .H = H};
+    threads_run(o->threads, dropout_task, &a, row_tasks(N));
+}
+
+static void dropout_real_task(void *arg, size_t i, int thread) {
+    const Rows *a = arg;
+    (void)thread;
+    a->kernels->dropout_real(a->y, a->x, a->drop, (int)i * ROWS, last_row(a, i), a->H);
+}
+
+static void blas_dropout_real(Ops *o, float *y, const float *x, const Dropout *drop, int N, int H) {
     if (!(drop->p > 0)) {
         if (y != x) memcpy(y, x, (size_t)N * (size_t)H * sizeof *y);
         return;
     }
     const Blas *c = o->context;
     Rows a = {.kernels = c->kernels, .y = y, .x = x, .drop = drop, .N = N, .H = H};
-    threads_run(o->threads, dropout_task, &a, row_tasks(N));
+    threads_run(o->threads, dropout_real_task, &a, row_tasks(N));
 }
 
 static void embed_task(void *arg, size_t i, int thread) {
     const Rows *a = arg;
     (void)thread;
-    const size_t H = (size_t)a->H;
-    for (int n = (int)i * ROWS; n < last_row(a, i); n++)
-        memcpy(a->y + (size_t)n * H, a->x + (size_t)a->ids[n] * H, H * sizeof *a->y);
+    a->kernels->embed(a->act_y, a->x, a->ids, (int)i * ROWS, last_row(a, i), a->H);
 }
 
-static void blas_embed(Ops *o, float *y, const float *table, const int32_t *ids, int N, int H) {
-    Rows a = {.y = y, .x = table, .ids = ids, .N = N, .H = H};
+static void blas_embed(Ops *o, Act *y, const float *table, const int32_t *ids, int N, int H) {
+    const Blas *c = o->context;
+    Rows a = {.kernels = c->kernels, .act_y = y, .x = table, .ids = ids, .N = N, .H = H};
     threads_run(o->threads, embed_task, &a, row_tasks(N));
+}
+
+static void blas_get_act(Ops *o, float *host, const Act *x, size_t n) {
+    ((const Blas *)o->context)->kernels->get_act(host, x, n);
+}
+
+/* y[s] = x[at[s]]: rows of a few sequences */
+static void blas_gather(Ops *o, float *y, const Act *x, const int32_t *at, int S, int H) {
+    const Kernels *k = ((const Blas *)o->context)->kernels;
+    for (int s = 0; s < S; s++)
+        k->get_act(y + (size_t)s * (size_t)H, (const char *)x + (size_t)at[s] * (size_t)H * k->act_bytes,
+                   (size_t)H);
 }
 
 static void adamw_task(void *arg, size_t i, int thread) {
     const Rows *a = arg;
     (void)thread;
     const size_t at = i * a->block;
-    a->kernels->adamw(a->y + at, a->m + at, a->v + at, a->x + at, block_at(a, i), a->step);
+    a->kernels->adamw(a->y + at, a->m + at, a->v + at, a->dr + at, block_at(a, i), a->step);
+    memset(a->dr + at, 0, block_at(a, i) * sizeof *a->dr);
 }
 
-static void blas_adamw(Ops *o, float *p, float *m, float *v, const float *g, size_t n,
-                       const AdamwStep *step) {
+static void blas_adamw(Ops *o, float *p, float *m, float *v, float *g, size_t n, const AdamwStep *step) {
     const Blas *c = o->context;
     Rows a = {
-        .kernels = c->kernels, .y = p, .m = m, .v = v, .x = g, .n = n, .block = BLOCK_NUMBERS, .step = step};
+        .kernels = c->kernels, .y = p, .m = m, .v = v, .dr = g, .n = n, .block = ADAMW_NUMBERS, .step = step};
     threads_run(o->threads, adamw_task, &a, block_tasks(&a));
 }
 
@@ -345,8 +391,10 @@ typedef struct {
     Blas *b;
     KernelsAttention sizes;
     Attention shape;
-    float *out, *dq, *dk, *dv, *dkr, *dqr;
-    const float *q, *k, *v, *kr, *qr, *dout;
+    Act *out;
+    float *dq, *dk, *dv, *dkr, *dqr;
+    const Act *q, *k, *v, *kr, *qr;
+    const float *dout;
 } Attend;
 
 /* A call sees only the distances of its own longest sequence: the index table is entered further in. */
@@ -362,7 +410,7 @@ static Attend attend(Blas *b, const Attention *shape) {
 static void tables_task(void *arg, size_t head, int thread) {
     const Attend *a = arg;
     (void)thread;
-    a->b->kernels->attention_tables(&a->b->tables[head], &a->sizes, a->kr, a->qr, &a->shape, (int)head);
+    a->b->kernels->attention->tables(&a->b->tables[head], &a->sizes, a->kr, a->qr, &a->shape, (int)head);
 }
 
 /* Longest sequences first: batches come in ascending length. */
@@ -370,12 +418,12 @@ static void attention_task(void *arg, size_t i, int thread) {
     const Attend *a = arg;
     const int seq = a->shape.packed->S - 1 - (int)(i / (size_t)a->shape.A),
               head = (int)(i % (size_t)a->shape.A);
-    a->b->kernels->attention(a->out, a->q, a->k, a->v, &a->b->tables[head], &a->sizes, &a->shape, seq, head,
-                             a->b->scratch + (size_t)thread * a->b->scratch_stride);
+    a->b->kernels->attention->forward(a->out, a->q, a->k, a->v, &a->b->tables[head], &a->sizes, &a->shape,
+                                      seq, head, a->b->scratch + (size_t)thread * a->b->scratch_stride);
 }
 
-static void blas_attention(Ops *o, float *out, const float *q, const float *k, const float *v,
-                           const float *kr, const float *qr, const Attention *shape) {
+static void blas_attention(Ops *o, Act *out, const Act *q, const Act *k, const Act *v, const Act *kr,
+                           const Act *qr, const Attention *shape) {
     Attend a = attend(o->context, shape);
     a.out = out;
     a.q = q;
@@ -396,9 +444,9 @@ static void attention_grad_task(void *arg, size_t i, int thread) {
     memset(dt->kr, 0, numbers * sizeof *dt->kr);
     memset(dt->qr, 0, numbers * sizeof *dt->qr);
     for (int seq = chunk; seq < a->shape.packed->S; seq += CHUNKS)
-        a->b->kernels->attention_grad(a->dq, a->dk, a->dv, dt, a->dout, a->q, a->k, a->v, &a->b->tables[head],
-                                      &a->sizes, &a->shape, seq, head,
-                                      a->b->scratch + (size_t)thread * a->b->scratch_stride);
+        a->b->kernels->attention->grad(a->dq, a->dk, a->dv, dt, a->dout, a->q, a->k, a->v,
+                                       &a->b->tables[head], &a->sizes, &a->shape, seq, head,
+                                       a->b->scratch + (size_t)thread * a->b->scratch_stride);
 }
 
 /* Distances that share a bucket share a row. */
@@ -421,8 +469,8 @@ static void fold_task(void *arg, size_t head, int thread) {
 }
 
 static void blas_attention_grad(Ops *o, float *dq, float *dk, float *dv, float *dkr, float *dqr,
-                                const float *dout, const float *q, const float *k, const float *v,
-                                const float *kr, const float *qr, const Attention *shape) {
+                                const float *dout, const Act *q, const Act *k, const Act *v, const Act *kr,
+                                const Act *qr, const Attention *shape) {
     Attend a = attend(o->context, shape);
     a.dq = dq;
     a.dk = dk;
@@ -488,7 +536,9 @@ static ErrCode blas_prepare(Ops *o, int longest, int A, int D, Err *err) {
         TRY(mem_new(&b->dtables[i].kr, numbers, sizeof(float), WHAT, err));
         TRY(mem_new(&b->dtables[i].qr, numbers, sizeof(float), WHAT, err));
     }
-    b->scratch_stride = b->kernels->attention_scratch(&b->limits);
+    b->scratch_stride = b->kernels->attention->scratch(&b->limits);
+    if (b->scratch_stride < (size_t)A * (size_t)D)
+        b->scratch_stride = (size_t)A * (size_t)D; /* a row, for norm */
     TRY(mem_new(&b->scratch, (size_t)threads_count(o->threads) * b->scratch_stride, sizeof(float), WHAT,
                 err));
     TRY(mem_new(&b->zeros, (size_t)A * (size_t)D, sizeof(float), WHAT, err));
@@ -503,7 +553,7 @@ ErrCode ops_blas_fill(Ops *o, Err *err) {
         mem_free(b);
         return ERR_MEMORY;
     }
-    b->kernels = pick();
+    b->kernels = b->float_kernels = pick();
     openblas_set_num_threads(1);
     o->name = "blas";
     o->context = b;
@@ -512,9 +562,14 @@ ErrCode ops_blas_fill(Ops *o, Err *err) {
     o->embed = blas_embed;
     o->linear = blas_linear;
     o->linear_grad = blas_linear_grad;
+    o->linear_real = blas_linear_real;
+    o->linear_real_grad = blas_linear_real_grad;
+    o->get_act = blas_get_act;
+    o->gather = blas_gather;
     o->norm = blas_norm;
     o->norm_grad = blas_norm_grad;
     o->dropout = blas_dropout;
+    o->dropout_real = blas_dropout_real;
     o->attention = blas_attention;
     o->attention_grad = blas_attention_grad;
     o->sumsq = blas_sumsq;

@@ -75,8 +75,27 @@ static ErrCode ref_prepare(Ops *o, int longest, int A, int D, Err *err) {
                    err);
 }
 
-static void ref_embed(Ops *o, real *y, const real *table, const int32_t *ids, int N, int H) {
+static ErrCode ref_bind(Ops *o, const ParamView *list, size_t count, bool train, Err *err) {
     (void)o;
+    (void)list;
+    (void)count;
+    (void)train;
+    (void)err;
+    return ERR_OK;
+}
+
+static void ref_weights_changed(Ops *o) {
+    (void)o;
+}
+
+static void ref_get_act(Ops *o, real *host, const Act *x, size_t n) {
+    (void)o;
+    if (n) memcpy(host, x, n * sizeof *host);
+}
+
+static void ref_embed(Ops *o, Act *to, const real *table, const int32_t *ids, int N, int H) {
+    (void)o;
+    real *y = to;
     for (int n = 0; n < N; n++)
         memcpy(y + (size_t)n * (size_t)H, table + (size_t)ids[n] * (size_t)H, (size_t)H * sizeof *y);
 }
@@ -87,8 +106,8 @@ static void ref_embed_grad(Ops *o, real *dtable, const int32_t *slot, const real
         if (slot[n] >= 0) axpy(dtable + (size_t)slot[n] * (size_t)H, 1, dy + (size_t)n * (size_t)H, H);
 }
 
-static void ref_linear(Ops *o, real *y, real *pre, const real *x, const real *w, const real *b, int N, int O,
-                       int I) {
+static void ref_linear_real(Ops *o, real *y, real *pre, const real *x, const real *w, const real *b, int N,
+                            int O, int I) {
     (void)o;
     for (int n = 0; n < N; n++)
         for (int j = 0; j < O; j++) {
@@ -99,8 +118,8 @@ static void ref_linear(Ops *o, real *y, real *pre, const real *x, const real *w,
         }
 }
 
-static void ref_linear_grad(Ops *o, real *dx, int add_dx, real *dw, real *db, real *dy, const real *x,
-                            const real *w, const real *pre, int N, int O, int I) {
+static void ref_linear_real_grad(Ops *o, real *dx, int add_dx, real *dw, real *db, real *dy, const real *x,
+                                 const real *w, const real *pre, int N, int O, int I) {
     (void)o;
     const size_t total = (size_t)N * (size_t)O;
     for (size_t i = 0; pre && i < total; i++) {
@@ -117,13 +136,25 @@ static void ref_linear_grad(Ops *o, real *dx, int add_dx, real *dw, real *db, re
         }
 }
 
+static void ref_linear(Ops *o, Act *y, Act *pre, const Act *x, const real *w, const real *b, int N, int O,
+                       int I) {
+    ref_linear_real(o, y, pre, x, w, b, N, O, I);
+}
+
+static void ref_linear_grad(Ops *o, real *dx, int add_dx, real *dw, real *db, real *dy, const Act *x,
+                            const real *w, const Act *pre, int N, int O, int I) {
+    ref_linear_real_grad(o, dx, add_dx, dw, db, dy, x, w, pre, N, O, I);
+}
+
 static real drop_factor(const Dropout *drop, uint64_t row_key, int column) {
     return ops_drop_bits(row_key, (uint32_t)column) >= ops_drop_limit(drop->p) ? 1 / (1 - drop->p) : 0;
 }
 
-static void ref_norm(Ops *o, real *y, real *xhat, real *rstd, const real *x, const real *r, const real *w,
-                     const real *b, const Dropout *drop, int N, int H, real eps) {
+static void ref_norm(Ops *o, Act *to, Act *kept_xhat, real *rstd, const Act *from, const Act *residual,
+                     const real *w, const real *b, const Dropout *drop, int N, int H, real eps) {
     (void)o;
+    real *y = to, *xhat = kept_xhat;
+    const real *x = from, *r = residual;
     for (int n = 0; n < N; n++) {
         const size_t at = (size_t)n * (size_t)H;
         const uint64_t key = drop->p > 0 ? ops_drop_row(drop->key, drop->row[n]) : 0;
@@ -145,9 +176,11 @@ static void ref_norm(Ops *o, real *y, real *xhat, real *rstd, const real *x, con
     }
 }
 
-static void ref_norm_grad(Ops *o, real *dx, real *dr, real *dw, real *db, const real *dy, const real *xhat,
-                          const real *rstd, const real *w, const Dropout *drop, int N, int H) {
+static void ref_norm_grad(Ops *o, real *dx, real *dr, real *dw, real *db, const real *dy,
+                          const Act *kept_xhat, const real *rstd, const real *w, const Dropout *drop, int N,
+                          int H) {
     (void)o;
+    const real *xhat = kept_xhat;
     for (int n = 0; n < N; n++) {
         const size_t at = (size_t)n * (size_t)H;
         const uint64_t key = drop->p > 0 ? ops_drop_row(drop->key, drop->row[n]) : 0;
@@ -169,7 +202,7 @@ static void ref_norm_grad(Ops *o, real *dx, real *dr, real *dw, real *db, const 
     }
 }
 
-static void ref_dropout(Ops *o, real *y, const real *x, const Dropout *drop, int N, int H) {
+static void ref_dropout_real(Ops *o, real *y, const real *x, const Dropout *drop, int N, int H) {
     (void)o;
     for (int n = 0; n < N; n++) {
         const size_t at = (size_t)n * (size_t)H;
@@ -180,6 +213,10 @@ static void ref_dropout(Ops *o, real *y, const real *x, const Dropout *drop, int
     }
 }
 
+static void ref_dropout(Ops *o, Act *y, const Act *x, const Dropout *drop, int N, int H) {
+    ref_dropout_real(o, y, x, drop, N, H);
+}
+
 /* Pointers to one sequence in one head: rows are `stride` apart. */
 typedef struct {
     const real *q, *k, *v, *kr, *qr;
@@ -188,15 +225,15 @@ typedef struct {
     size_t stride;
 } Tile;
 
-static Tile tile_of(const Attention *s, const real *q, const real *k, const real *v, const real *kr,
-                    const real *qr, int seq, int head) {
+static Tile tile_of(const Attention *s, const Act *q, const Act *k, const Act *v, const Act *kr,
+                    const Act *qr, int seq, int head) {
     const size_t stride = (size_t)s->A * (size_t)s->D, column = (size_t)head * (size_t)s->D;
     const size_t at = (size_t)s->packed->start[seq] * stride + column;
-    return (Tile){q + at,
-                  k + at,
-                  v + at,
-                  kr + column,
-                  qr + column,
+    return (Tile){(const real *)q + at,
+                  (const real *)k + at,
+                  (const real *)v + at,
+                  (const real *)kr + column,
+                  (const real *)qr + column,
                   s->index + s->longest - 1,
                   s->packed->start[seq + 1] - s->packed->start[seq],
                   s->D,
@@ -223,9 +260,9 @@ static uint64_t attention_key(const Attention *s, int n, int head) {
     return s->drop->p > 0 ? ops_drop_row(s->drop->key, s->drop->row[n] * (uint64_t)s->A + (uint64_t)head) : 0;
 }
 
-static void ref_attention(Ops *o, real *out, const real *q, const real *k, const real *v, const real *kr,
-                          const real *qr, const Attention *s) {
-    real *p = o->context;
+static void ref_attention(Ops *o, Act *to, const Act *q, const Act *k, const Act *v, const Act *kr,
+                          const Act *qr, const Attention *s) {
+    real *p = o->context, *out = to;
     for (int seq = 0; seq < s->packed->S; seq++)
         for (int head = 0; head < s->A; head++) {
             const Tile t = tile_of(s, q, k, v, kr, qr, seq, head);
@@ -245,7 +282,7 @@ static void ref_attention(Ops *o, real *out, const real *q, const real *k, const
 }
 
 static void ref_attention_grad(Ops *o, real *dq, real *dk, real *dv, real *dkr, real *dqr, const real *dout,
-                               const real *q, const real *k, const real *v, const real *kr, const real *qr,
+                               const Act *q, const Act *k, const Act *v, const Act *kr, const Act *qr,
                                const Attention *s) {
     const size_t stride = (size_t)s->A * (size_t)s->D, bytes = (size_t)s->packed->N * stride * sizeof *dq;
     memset(dq, 0, bytes);
@@ -283,7 +320,7 @@ static void ref_attention_grad(Ops *o, real *dq, real *dk, real *dv, real *dkr, 
         }
 }
 
-static void ref_gather(Ops *o, real *y, const real *x, const int32_t *at, int S, int H) {
+static void ref_gather(Ops *o, real *y, const Act *x, const int32_t *at, int S, int H) {
     ref_embed(o, y, x, at, S, H);
 }
 
@@ -331,8 +368,7 @@ static double ref_sumsq(Ops *o, const real *x, size_t n) {
     return sum;
 }
 
-static void ref_adamw(Ops *o, real *p, real *m, real *v, const real *g, size_t n, const AdamwStep *a) {
-    (void)o;
+static void adamw(real *p, real *m, real *v, const real *g, size_t n, const AdamwStep *a) {
     const real b1 = (real)a->beta1, b2 = (real)a->beta2, c1 = (real)(1 - a->beta1), c2 = (real)(1 - a->beta2);
     const real clip = (real)a->clip, decay = (real)a->decay, rate = (real)(a->lr / a->bias1),
                eps = (real)a->eps;
@@ -345,14 +381,21 @@ static void ref_adamw(Ops *o, real *p, real *m, real *v, const real *g, size_t n
     }
 }
 
+static void ref_adamw(Ops *o, real *p, real *m, real *v, real *g, size_t n, const AdamwStep *a) {
+    (void)o;
+    adamw(p, m, v, g, n, a);
+    memset(g, 0, n * sizeof *g);
+}
+
 static void ref_adamw_rows(Ops *o, const AdamwRows *a) {
+    (void)o;
     const size_t H = (size_t)a->H;
     for (int r = 0; r < a->rows; r++) {
         const int32_t slot = a->slot[a->ids[r]];
         real *p = a->table + (size_t)a->ids[r] * H, *m = a->m + (size_t)r * H, *v = a->v + (size_t)r * H;
         static const real ZERO = 0;
         for (size_t h = 0; h < H; h++)
-            ref_adamw(o, p + h, m + h, v + h, slot < 0 ? &ZERO : a->grad + (size_t)slot * H + h, 1, a->step);
+            adamw(p + h, m + h, v + h, slot < 0 ? &ZERO : a->grad + (size_t)slot * H + h, 1, a->step);
     }
 }
 
@@ -366,13 +409,20 @@ void ops_ref_fill(Ops *o) {
     o->sync = ref_sync;
     o->close = ref_close;
     o->prepare = ref_prepare;
+    o->act_bytes = sizeof(real);
+    o->bind = ref_bind;
+    o->weights_changed = ref_weights_changed;
+    o->get_act = ref_get_act;
     o->embed = ref_embed;
     o->embed_grad = ref_embed_grad;
     o->linear = ref_linear;
     o->linear_grad = ref_linear_grad;
+    o->linear_real = ref_linear_real;
+    o->linear_real_grad = ref_linear_real_grad;
     o->norm = ref_norm;
     o->norm_grad = ref_norm_grad;
     o->dropout = ref_dropout;
+    o->dropout_real = ref_dropout_real;
     o->attention = ref_attention;
     o->attention_grad = ref_attention_grad;
     o->gather = ref_gather;

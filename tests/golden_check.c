@@ -232,8 +232,12 @@ static void look_logits(Check *c, int first, const Packed *packed) {
     memcpy(seen_logits + (size_t)first * K, c->model.logits, (size_t)packed->S * K * sizeof *seen_logits);
 }
 
-static const float *hidden_state(const Check *c, int k) {
-    return k ? c->model.layers[k - 1].y : c->model.x0;
+/* (N,H) as floats; free with mem_free */
+static float *hidden_state(Check *c, int k) {
+    const size_t n = (size_t)c->model.packed.N * (size_t)c->config.hidden_size;
+    float *x = mem_alloc(n, sizeof *x);
+    if (x) c->ops.get_act(&c->ops, x, k ? c->model.layers[k - 1].y : c->model.x0, n);
+    return x;
 }
 
 /* rows [B, padded, H] of expected hidden.k, real positions only */
@@ -244,33 +248,38 @@ static void look_hidden(Check *c, int first, const Packed *packed) {
         char name[32];
         size_t n;
         (void)snprintf(name, sizeof name, "hidden.%d", k);
-        float *want = expected(c, name, &n);
-        for (int s = 0; want && s < packed->S; s++)
+        float *want = expected(c, name, &n), *x = want ? hidden_state(c, k) : NULL;
+        for (int s = 0; x && s < packed->S; s++)
             for (int i = packed->start[s]; i < packed->start[s + 1]; i++)
                 for (size_t h = 0; h < H; h++) {
                     const size_t at =
                         ((size_t)(first + s) * (size_t)c->padded + (size_t)(i - packed->start[s])) * H + h;
-                    group_add(c, name, (double)hidden_state(c, k)[(size_t)i * H + h], (double)want[at],
+                    group_add(c, name, (double)x[(size_t)i * H + h], (double)want[at],
                               1e-4 + 1e-4 * fabs((double)want[at]));
                 }
         mem_free(want);
+        mem_free(x);
     }
     size_t n_first, n_last, n_row0;
     float *at_first = expected(c, "hidden_first", &n_first), *at_last = expected(c, "hidden_last", &n_last);
     float *row0 = expected(c, "hidden_final_row0", &n_row0);
-    for (int k = 0; at_first && at_last && k <= c->config.num_hidden_layers; k++)
-        for (int s = 0; s < packed->S; s++)
+    for (int k = 0; at_first && at_last && k <= c->config.num_hidden_layers; k++) {
+        float *x = hidden_state(c, k);
+        for (int s = 0; x && s < packed->S; s++)
             for (size_t h = 0; h < H; h++) {
                 const size_t at = ((size_t)k * (size_t)c->B + (size_t)(first + s)) * H + h;
-                const float *x = hidden_state(c, k);
                 group_add(c, "hidden_first", (double)x[(size_t)packed->start[s] * H + h],
                           (double)at_first[at], 1e-4 + 1e-4 * fabs((double)at_first[at]));
                 group_add(c, "hidden_last", (double)x[(size_t)(packed->start[s + 1] - 1) * H + h],
                           (double)at_last[at], 1e-4 + 1e-4 * fabs((double)at_last[at]));
             }
-    for (size_t i = 0; row0 && first == 0 && i < n_row0; i++)
-        group_add(c, "hidden_final_row0", (double)hidden_state(c, c->config.num_hidden_layers)[i],
-                  (double)row0[i], 1e-4 + 1e-4 * fabs((double)row0[i]));
+        mem_free(x);
+    }
+    float *final = row0 && first == 0 ? hidden_state(c, c->config.num_hidden_layers) : NULL;
+    for (size_t i = 0; final && i < n_row0; i++)
+        group_add(c, "hidden_final_row0", (double) final[i], (double)row0[i],
+                  1e-4 + 1e-4 * fabs((double)row0[i]));
+    mem_free(final);
     mem_free(at_first);
     mem_free(at_last);
     mem_free(row0);
@@ -463,12 +472,15 @@ static void compare_forward(Check *c, double loss, int has_loss) {
     float *rel = expected(c, "rel_embeddings_normed", &n);
     if (rel) {
         group_begin(c, "relative embeddings, normed");
-        const size_t H = (size_t)c->config.hidden_size;
-        for (size_t i = 0; i < (size_t)c->model.rel_rows * H; i++) {
+        const size_t H = (size_t)c->config.hidden_size, count = (size_t)c->model.rel_rows * H;
+        float *got = mem_alloc(count, sizeof *got);
+        if (got) c->ops.get_act(&c->ops, got, c->model.rel, count);
+        for (size_t i = 0; got && i < count; i++) {
             const double want = (double)rel[(size_t)c->model.rel_first * H + i];
-            group_add(c, "rel_embeddings_normed", (double)c->model.rel[i], want, 1e-4 + 1e-4 * fabs(want));
+            group_add(c, "rel_embeddings_normed", (double)got[i], want, 1e-4 + 1e-4 * fabs(want));
         }
         group_end(c, 0);
+        mem_free(got);
         mem_free(rel);
     }
     const SafetensorsEntry *e = entry(c, "relative_bucket");

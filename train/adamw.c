@@ -105,6 +105,7 @@ ErrCode adamw_step(Adamw *a, const AdamwRule *rule, double *norm, Err *err) {
                                       .step = &step});
         a->decay *= 1 - step.decay;
     }
+    d->grads_used = false;
     return o->sync(o, err);
 }
 
