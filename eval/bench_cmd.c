@@ -144,7 +144,7 @@ static void describe(const Bench *b) {
 /* ---- peaks ---- */
 
 static void report_rate(const PeaksRow *row, cJSON *list, const PeaksRate *rate, int threads) {
-    static const char *const KINDS[] = {"fp32", "bf16", "int8", "read"};
+    static const char *const KINDS[] = {"fp32", "bf16", "int8", "read", "update"};
     cJSON *o = cJSON_CreateObject();
     (void)cJSON_AddStringToObject(o, "key", row->key);
     (void)cJSON_AddStringToObject(o, "kind", KINDS[row->kind]);

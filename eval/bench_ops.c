@@ -24,13 +24,45 @@ static ErrCode numbers(float **out, size_t n, double size, uint64_t key, Err *er
     return ERR_OK;
 }
 
+/* The same as activations of the backend. */
+static ErrCode activations(Act **out, const Ops *o, size_t n, uint64_t key, Err *err) {
+    float *values;
+    TRY(mem_new(out, n, o->act_bytes, "activations", err));
+    TRY(numbers(&values, n, 1, key, err));
+    if (o->act_bytes == sizeof *values) {
+        memcpy(*out, values, n * sizeof *values);
+    } else {
+        uint16_t *halves = *out;
+        for (size_t i = 0; i < n; i++) {
+            uint32_t bits;
+            memcpy(&bits, &values[i], sizeof bits);
+            halves[i] = (uint16_t)(bits >> 16);
+        }
+    }
+    mem_free(values);
+    return ERR_OK;
+}
+
+static ErrCode all_activations(Act **const *out, size_t count, const Ops *o, size_t n, uint64_t key,
+                               Err *err) {
+    for (size_t i = 0; i < count; i++) TRY(activations(out[i], o, n, key + i, err));
+    return ERR_OK;
+}
+
+static ErrCode all_numbers(float **const *out, size_t count, size_t n, uint64_t key, Err *err) {
+    for (size_t i = 0; i < count; i++) TRY(numbers(out[i], n, 1, key + i, err));
+    return ERR_OK;
+}
+
 /* ---- linear layers ---- */
 
 typedef struct {
     Ops *ops;
     int N, O, I;
-    float *x, *dx, *y, *pre, *dw, *db, *bias;
-    float *w; /* (copies, O, I) */
+    Act *x, *y;
+    float *dx, *dy, *dw, *db, *bias;
+    float *w;        /* (copies, O, I) */
+    ParamView *list; /* (copies) of them */
     size_t copies, turn;
 } Linear;
 
@@ -46,12 +78,12 @@ static void linear_forward(void *context) {
 
 static void linear_weights(void *context) {
     Linear *l = context;
-    l->ops->linear_grad(l->ops, NULL, 0, l->dw, l->db, l->y, l->x, next_weight(l), NULL, l->N, l->O, l->I);
+    l->ops->linear_grad(l->ops, NULL, 0, l->dw, l->db, l->dy, l->x, next_weight(l), NULL, l->N, l->O, l->I);
 }
 
 static void linear_both(void *context) {
     Linear *l = context;
-    l->ops->linear_grad(l->ops, l->dx, 0, l->dw, l->db, l->y, l->x, next_weight(l), NULL, l->N, l->O, l->I);
+    l->ops->linear_grad(l->ops, l->dx, 0, l->dw, l->db, l->dy, l->x, next_weight(l), NULL, l->N, l->O, l->I);
 }
 
 /* `alone`: seconds of cblas_sgemm by OpenBLAS's own threads for the same. */
@@ -67,13 +99,25 @@ static void linear_result(const Bench *b, cJSON *to, const char *key, double flo
     bench_print(b, "  %8.1f %3.0f %% %8.1f", flops / t.median * 1e-9, 100 * of_peak, alone_rate * 1e-9);
 }
 
-static void bench_linear(const Bench *b, Linear *l, cJSON *list) {
+static ErrCode bind_weights(Linear *l, Err *err) {
+    const size_t n = (size_t)l->O * (size_t)l->I;
+    l->copies = (size_t)WEIGHT_NUMBERS / n;
+    if (!l->copies) l->copies = 1;
+    mem_free(l->list);
+    l->list = NULL;
+    TRY(mem_new(&l->list, l->copies, sizeof *l->list, "the list of weights", err));
+    for (size_t i = 0; i < l->copies; i++)
+        l->list[i] = (ParamView){.data = l->w + i * n, .rows = l->O, .cols = l->I, .kind = PARAM_LINEAR};
+    return l->ops->bind(l->ops, l->list, l->copies, true, err);
+}
+
+static ErrCode bench_linear(const Bench *b, Linear *l, cJSON *list, Err *err) {
     const double seconds = b->options->seconds, flops = 2.0 * l->N * l->O * l->I;
     const int threads = threads_count(b->threads);
     const double forward = ops_blas_alone('f', l->N, l->O, l->I, threads, seconds),
                  dx = ops_blas_alone('x', l->N, l->I, l->O, threads, seconds),
                  dw = ops_blas_alone('w', l->O, l->I, l->N, threads, seconds);
-    l->copies = (size_t)WEIGHT_NUMBERS / ((size_t)l->O * (size_t)l->I);
+    TRY(bind_weights(l, err));
     cJSON *o = cJSON_CreateObject();
     (void)cJSON_AddNumberToObject(o, "tokens", l->N);
     (void)cJSON_AddNumberToObject(o, "out", l->O);
@@ -84,6 +128,7 @@ static void bench_linear(const Bench *b, Linear *l, cJSON *list) {
     linear_result(b, o, "dw", flops, bench_time(seconds, linear_weights, l), dw);
     bench_print(b, "\n");
     (void)cJSON_AddItemToArray(list, o);
+    return ERR_OK;
 }
 
 static ErrCode bench_linears(const Bench *b, cJSON *list, Err *err) {
@@ -91,13 +136,14 @@ static ErrCode bench_linears(const Bench *b, cJSON *list, Err *err) {
     const int shapes[3][2] = {{H, H}, {F, H}, {H, F}}, tokens[2] = {most, SMALL_TOKENS};
     const size_t wide = (size_t)(H > F ? H : F), N = (size_t)(most > SMALL_TOKENS ? most : SMALL_TOKENS);
     Linear l = {.ops = (Ops *)&b->ops};
-    ErrCode rc = numbers(&l.x, N * wide, 1, 1, err);
-    if (rc == ERR_OK) rc = numbers(&l.dx, N * wide, 1, 2, err);
-    if (rc == ERR_OK) rc = numbers(&l.y, N * wide, 1, 3, err);
-    if (rc == ERR_OK) rc = numbers(&l.w, WEIGHT_NUMBERS + (size_t)H * wide, 0.03, 4, err);
-    if (rc == ERR_OK) rc = numbers(&l.dw, (size_t)H * wide, 0, 5, err);
-    if (rc == ERR_OK) rc = numbers(&l.db, wide, 0, 6, err);
-    if (rc == ERR_OK) rc = numbers(&l.bias, wide, 0.03, 7, err);
+    Act **const acts[] = {&l.x, &l.y};
+    float **const reals[] = {&l.dx, &l.dy};
+    ErrCode rc = all_activations(acts, 2, l.ops, N * wide, 1, err);
+    if (rc == ERR_OK) rc = all_numbers(reals, 2, N * wide, 3, err);
+    if (rc == ERR_OK) rc = numbers(&l.w, WEIGHT_NUMBERS + (size_t)H * wide, 0.03, 5, err);
+    if (rc == ERR_OK) rc = numbers(&l.dw, (size_t)H * wide, 0, 6, err);
+    if (rc == ERR_OK) rc = numbers(&l.db, wide, 0, 7, err);
+    if (rc == ERR_OK) rc = numbers(&l.bias, wide, 0.03, 8, err);
     if (rc == ERR_OK)
         bench_print(b,
                     "\nLinear layers, GFLOP/s: median, best as share of the %s peak, cblas_sgemm alone\n"
@@ -105,13 +151,15 @@ static ErrCode bench_linears(const Bench *b, cJSON *list, Err *err) {
                     "                    dW\n",
                     b->precision == PEAKS_BF16 ? "bf16" : "fp32");
     for (int t = 0; rc == ERR_OK && t < 2; t++)
-        for (int i = 0; i < 3; i++) {
+        for (int i = 0; rc == ERR_OK && i < 3; i++) {
             l.N = tokens[t];
             l.O = shapes[i][0];
             l.I = shapes[i][1];
-            bench_linear(b, &l, list);
+            rc = bench_linear(b, &l, list, err);
         }
-    float *const owned[] = {l.x, l.dx, l.y, l.w, l.dw, l.db, l.bias};
+    const ErrCode unbound = l.ops->bind(l.ops, NULL, 0, false, rc == ERR_OK ? err : NULL);
+    if (rc == ERR_OK) rc = unbound;
+    void *const owned[] = {l.x, l.dx, l.y, l.dy, l.w, l.dw, l.db, l.bias, l.list};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) mem_free(owned[i]);
     return rc;
 }
@@ -123,8 +171,8 @@ typedef struct {
     Attention shape;
     Packed packed;
     Dropout none, drop;
-    float *q, *k, *v, *out, *dq, *dk, *dv, *dout; /* (N,H) */
-    float *kr, *qr, *dkr, *dqr;                   /* (R,H) */
+    Act *q, *k, *v, *out, *kr, *qr; /* (N,H), (R,H) */
+    float *dq, *dk, *dv, *dout, *dkr, *dqr;
     int32_t *index, *start;
     uint64_t *row;
 } Attend;
@@ -146,11 +194,13 @@ static void attention_both(void *context) {
 static ErrCode attend_open(Attend *a, const Bench *b, int longest, Err *err) {
     const size_t H = (size_t)b->config.hidden_size, N = ATTENTION_TOKENS,
                  R = 2 * (size_t)b->config.position_buckets;
-    float **const arrays[] = {&a->q, &a->k, &a->v, &a->out, &a->dq, &a->dk, &a->dv, &a->dout};
-    float **const tables[] = {&a->kr, &a->qr, &a->dkr, &a->dqr};
+    Act **const acts[] = {&a->q, &a->k, &a->v, &a->out}, **const tables[] = {&a->kr, &a->qr};
+    float **const grads[] = {&a->dq, &a->dk, &a->dv, &a->dout}, **const table_grads[] = {&a->dkr, &a->dqr};
     a->ops = (Ops *)&b->ops;
-    for (size_t i = 0; i < 8; i++) TRY(numbers(arrays[i], N * H, 1, 20 + i, err));
-    for (size_t i = 0; i < 4; i++) TRY(numbers(tables[i], R * H, 1, 30 + i, err));
+    TRY(all_activations(acts, 4, a->ops, N * H, 20, err));
+    TRY(all_activations(tables, 2, a->ops, R * H, 24, err));
+    TRY(all_numbers(grads, 4, N * H, 26, err));
+    TRY(all_numbers(table_grads, 2, R * H, 30, err));
     TRY(mem_new(&a->index, 2 * (size_t)longest, sizeof *a->index, "positions", err));
     TRY(mem_new(&a->start, N + 1, sizeof *a->start, "positions", err));
     TRY(mem_new(&a->row, N, sizeof *a->row, "positions", err));
@@ -216,7 +266,9 @@ static ErrCode bench_attention(const Bench *b, cJSON *list, Err *err) {
 
 typedef struct {
     Ops *ops;
-    float *a, *b, *c, *d, *rstd, *w, *dw;
+    Act *x, *r, *y, *xhat;
+    float *rstd, *w, *dw;
+    float *p, *m, *v, *g; /* AdamW's; before it, gradients of the norm */
     int N, H;
     Dropout none;
     AdamwStep step;
@@ -224,61 +276,70 @@ typedef struct {
 
 static void stream_norm(void *context) {
     Stream *s = context;
-    s->ops->norm(s->ops, s->a, s->b, s->rstd, s->c, s->d, s->w, s->w, &s->none, s->N, s->H, 1e-7f);
+    s->ops->norm(s->ops, s->y, s->xhat, s->rstd, s->x, s->r, s->w, s->w, &s->none, s->N, s->H, 1e-7f);
 }
 
 static void stream_norm_grad(void *context) {
     Stream *s = context;
-    s->ops->norm_grad(s->ops, s->c, s->d, s->dw, s->dw + s->H, s->a, s->b, s->rstd, s->w, &s->none, s->N,
+    s->ops->norm_grad(s->ops, s->p, s->m, s->dw, s->dw + s->H, s->g, s->xhat, s->rstd, s->w, &s->none, s->N,
                       s->H);
 }
 
 static void stream_adamw(void *context) {
     Stream *s = context;
-    s->ops->adamw(s->ops, s->a, s->b, s->c, s->d, (size_t)s->N * (size_t)s->H, &s->step);
+    s->ops->adamw(s->ops, s->p, s->m, s->v, s->g, (size_t)s->N * (size_t)s->H, &s->step);
+}
+
+static ErrCode stream_open(Stream *s, const Bench *b, Err *err) {
+    const size_t H = (size_t)b->config.hidden_size, n = STREAM_NUMBERS / H * H;
+    Act **const acts[] = {&s->x, &s->r, &s->y, &s->xhat};
+    float **const reals[] = {&s->p, &s->m, &s->v, &s->g};
+    *s = (Stream){.ops = (Ops *)&b->ops,
+                  .N = (int)(n / H),
+                  .H = (int)H,
+                  .step = {1e-5, 0.9, 0.999, 1e-8, 1e-7, 1, 0.1, 0.001}};
+    TRY(all_activations(acts, 4, s->ops, n, 40, err));
+    TRY(all_numbers(reals, 4, n, 44, err));
+    for (size_t i = 0; i < n; i++) s->v[i] = fabsf(s->v[i]); /* second moments are not negative */
+    TRY(numbers(&s->rstd, n / H, 1, 48, err));
+    TRY(numbers(&s->w, H, 1, 49, err));
+    return numbers(&s->dw, 2 * H, 0, 50, err);
+}
+
+static void stream_close(Stream *s) {
+    void *const owned[] = {s->x, s->r, s->y, s->xhat, s->rstd, s->w, s->dw, s->p, s->m, s->v, s->g};
+    for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) mem_free(owned[i]);
 }
 
 static ErrCode bench_stream(const Bench *b, cJSON *list, Err *err) {
-    /* Bytes for each number: norm reads two and writes two, so does its gradient; AdamW reads four and writes
-     * three. The gradient follows norm, from which it has xhat and rstd. */
-    static const struct {
+    Stream s;
+    ErrCode rc = stream_open(&s, b, err);
+    const double act = (double)b->ops.act_bytes, real_bytes = sizeof(real),
+                 peak = peaks_best(&b->peaks, PEAKS_UPDATE, true), n = (double)s.N * s.H;
+    /* Bytes for each number: norm reads x and r and writes y and xhat; its gradient reads dy and xhat and
+     * writes dx and dr; AdamW reads and writes p, m, v and g. The gradient follows norm, which makes xhat. */
+    const struct {
         const char *name;
         BenchWork *work;
         double bytes;
-    } OPS[] = {{"norm", stream_norm, 16}, {"norm_grad", stream_norm_grad, 16}, {"adamw", stream_adamw, 28}};
-    const int H = b->config.hidden_size;
-    const double peak = peaks_best(&b->peaks, PEAKS_READ, true);
-    Stream s = {.ops = (Ops *)&b->ops,
-                .N = STREAM_NUMBERS / H,
-                .H = H,
-                .step = {1e-5, 0.9, 0.999, 1e-8, 1e-7, 1, 0.1, 0.001}};
-    const size_t n = (size_t)s.N * (size_t)H;
-    ErrCode rc = numbers(&s.a, n, 1, 40, err);
-    if (rc == ERR_OK) rc = numbers(&s.b, n, 1, 41, err);
-    if (rc == ERR_OK) rc = numbers(&s.c, n, 1, 42, err);
-    if (rc == ERR_OK) rc = numbers(&s.d, n, 1, 43, err);
-    if (rc == ERR_OK) rc = numbers(&s.rstd, (size_t)s.N, 1, 44, err);
-    if (rc == ERR_OK) rc = numbers(&s.w, (size_t)H, 1, 45, err);
-    if (rc == ERR_OK) rc = numbers(&s.dw, 2 * (size_t)H, 0, 46, err);
+    } ops[] = {{"norm", stream_norm, 4 * act},
+               {"norm_grad", stream_norm_grad, act + 3 * real_bytes},
+               {"adamw", stream_adamw, 8 * real_bytes}};
     if (rc == ERR_OK)
         bench_print(
-            b, "\nThrough memory, GB/s: median, best as share of the reading peak (writing costs more)\n");
-    for (size_t i = 0; rc == ERR_OK && i < sizeof OPS / sizeof *OPS; i++) {
-        if (OPS[i].work == stream_adamw) /* second moments are not negative */
-            for (size_t k = 0; k < n; k++) s.c[k] = fabsf(s.c[k]);
-        const BenchTime t = bench_time(b->options->seconds, OPS[i].work, &s);
-        const double bytes = OPS[i].bytes * (double)n;
+            b, "\nThrough memory, GB/s: median, best as share of the peak of changing memory in place\n");
+    for (size_t i = 0; rc == ERR_OK && i < sizeof ops / sizeof *ops; i++) {
+        const BenchTime t = bench_time(b->options->seconds, ops[i].work, &s);
+        const double median = ops[i].bytes * n / t.median, best = ops[i].bytes * n / t.best;
         cJSON *o = cJSON_CreateObject();
-        (void)cJSON_AddStringToObject(o, "op", OPS[i].name);
-        bench_number(o, "median", bytes / t.median);
-        bench_number(o, "best", bytes / t.best);
-        bench_number(o, "of_peak", bytes / t.best / peak);
+        (void)cJSON_AddStringToObject(o, "op", ops[i].name);
+        bench_number(o, "median", median);
+        bench_number(o, "best", best);
+        bench_number(o, "of_peak", best / peak);
         (void)cJSON_AddItemToArray(list, o);
-        bench_print(b, "  %-16s %8.1f %3.0f %%\n", OPS[i].name, bytes / t.median * 1e-9,
-                    100 * bytes / t.best / peak);
+        bench_print(b, "  %-16s %8.1f %3.0f %%\n", ops[i].name, median * 1e-9, 100 * best / peak);
     }
-    float *const owned[] = {s.a, s.b, s.c, s.d, s.rstd, s.w, s.dw};
-    for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) mem_free(owned[i]);
+    stream_close(&s);
     return rc;
 }
 

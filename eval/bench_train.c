@@ -84,6 +84,7 @@ static ErrCode train_open(Train *t, Err *err) {
     const DebertaLimits limits = {micro, b->rows, t->longest, b->tokens, true};
     TRY(deberta_open(&t->model, &b->config, &t->ops, &limits, err));
     TRY(formula_weights(&t->model.weights, &b->config, &rule, err));
+    deberta_weights_changed(&t->model);
     return adamw_open(&t->adamw, &t->model, t->model.touched.capacity, err);
 }
 

@@ -6,7 +6,7 @@
 #include "core/mem.h"
 #include "core/progress.h"
 
-enum { STREAMS = 8, SAMPLES_LEAST = 3, TARGET_SAMPLES = 12 };
+enum { STREAMS = 8, SAMPLES_LEAST = 2, TARGET_SAMPLES = 12, ROUNDS = 2 };
 
 /* Not a power of two, so that the streams do not meet in the same sets of the caches. */
 #define BUFFER_BYTES ((size_t)500000000)
@@ -28,7 +28,7 @@ static void fp32_baseline(int64_t iterations) {
     for (int i = 0; i < 12; i++) KEEP(a[i]);
 }
 
-/* ---- reading ---- */
+/* ---- memory ---- */
 
 static inline __attribute__((always_inline)) void read_as(const Words *p, size_t n, int streams) {
     Words sum[4] = {{0}};
@@ -41,12 +41,27 @@ static inline __attribute__((always_inline)) void read_as(const Words *p, size_t
     for (int k = 0; k < 4; k++) KEEP(sum[k]);
 }
 
-static void read_one(const Words *p, size_t n) {
+static void read_one(Words *p, size_t n) {
     read_as(p, n, 1);
 }
-static void read_many(const Words *p, size_t n) {
+static void read_many(Words *p, size_t n) {
     read_as(p, n, STREAMS);
 }
+
+static void update(Words *p, size_t n) {
+    const Words change = {1, 2};
+    for (size_t i = 0; i < n; i++) p[i] ^= change;
+}
+
+static const struct {
+    const char *name, *key;
+    PeaksKind kind;
+    int times; /* that each byte passes */
+    void (*run)(Words *p, size_t n);
+} MEMORY[] = {{"memory, read as 1 stream", "read_1_stream", PEAKS_READ, 1, read_one},
+              {"memory, read as 8 streams", "read_8_streams", PEAKS_READ, 1, read_many},
+              {"memory, changed in place", "update", PEAKS_UPDATE, 2, update}};
+enum { MEMORY_COUNT = 3 };
 
 /* ---- samples ---- */
 
@@ -54,9 +69,9 @@ static void read_many(const Words *p, size_t n) {
 typedef struct {
     const PeaksKernel *kernel;
     int64_t iterations;
-    void (*read)(const Words *p, size_t n);
-    const Words *buffer;
-    size_t words; /* of one part */
+    int memory; /* number of the line above */
+    Words *buffer;
+    size_t words; /* of one part, a multiple of 4 * STREAMS */
 } Sample;
 
 static void sample_task(void *arg, size_t i, int thread) {
@@ -65,7 +80,7 @@ static void sample_task(void *arg, size_t i, int thread) {
     if (s->kernel)
         s->kernel->run(s->iterations);
     else
-        s->read(s->buffer + i * s->words, s->words);
+        MEMORY[s->memory].run(s->buffer + i * s->words, s->words);
 }
 
 /* Operations or bytes per second of one sample by `parts` threads. */
@@ -73,9 +88,8 @@ static double rate_of(const Sample *s, Threads *threads, int parts) {
     const double from = progress_clock();
     threads_run(threads, sample_task, (void *)s, (size_t)parts);
     const double seconds = progress_clock() - from;
-    const size_t read = s->words / STREAMS / 4 * 4 * STREAMS; /* what all streams have alike */
-    const double work =
-        s->kernel ? s->kernel->operations * (double)s->iterations : (double)read * sizeof(Words);
+    const double work = s->kernel ? s->kernel->operations * (double)s->iterations
+                                  : (double)s->words * sizeof(Words) * (double)MEMORY[s->memory].times;
     return work * parts / seconds;
 }
 
@@ -93,52 +107,87 @@ static PeaksRate summary(double *rates, int n, bool amx) {
     return r;
 }
 
-static PeaksRate measure(Sample *s, Threads *threads, int parts, double seconds) {
-    double rates[PEAKS_SAMPLES];
-    int n = 0;
-    if (s->kernel) { /* as many iterations as take a twelfth of the time; the first runs also wake the unit */
-        const double target = seconds / TARGET_SAMPLES;
-        double rate = 0;
-        for (s->iterations = 1000; s->iterations < INT64_MAX / 4; s->iterations *= 2) {
-            rate = rate_of(s, threads, parts);
-            if ((double)s->iterations * s->kernel->operations * parts / rate > target / 4) break;
-        }
-        s->iterations = (int64_t)(target * rate / s->kernel->operations / parts) + 1;
+/* As many iterations as take this long; the runs that find it also wake the unit. */
+static int64_t iterations_for(const Sample *sample, Threads *threads, int parts, double seconds) {
+    Sample s = *sample;
+    double rate = 0;
+    for (s.iterations = 1000; s.iterations < INT64_MAX / 4; s.iterations *= 2) {
+        rate = rate_of(&s, threads, parts);
+        if ((double)s.iterations * s.kernel->operations * parts / rate > seconds / 4) break;
     }
-    const double begin = progress_clock();
-    while (n < PEAKS_SAMPLES && (n < SAMPLES_LEAST || progress_clock() - begin < seconds))
-        rates[n++] = rate_of(s, threads, parts);
-    return summary(rates, n, s->kernel && s->kernel->amx);
+    return (int64_t)(seconds * rate / s.kernel->operations / parts) + 1;
 }
 
-static void add(Peaks *out, Sample s, Threads *threads, double seconds, const PeaksRow *row) {
-    PeaksRow *r = &out->rows[out->count++];
-    *r = *row;
-    const size_t words = s.words;
-    r->one = measure(&s, NULL, 1, seconds);
-    s.words = words / (size_t)out->threads;
-    r->all = out->threads > 1 ? measure(&s, threads, out->threads, seconds) : r->one;
+/* ---- rows, each on one thread and on all, in rounds: what else runs here for a second spoils one of them ---- */
+
+typedef struct {
+    double rates[PEAKS_SAMPLES];
+    int n;
+} Series;
+
+typedef struct {
+    Peaks *peaks;
+    Threads *threads;
+    double seconds;
+    Sample samples[PEAKS_MAX];
+    Series series[PEAKS_MAX][2];
+} Rounds;
+
+static void add(Rounds *r, const Sample *s, const char *name, const char *key, PeaksKind kind) {
+    r->peaks->rows[r->peaks->count] = (PeaksRow){.name = name, .key = key, .kind = kind};
+    r->samples[r->peaks->count++] = *s;
+}
+
+static void round_of(Rounds *r, int row, bool all) {
+    Sample *s = &r->samples[row];
+    Series *series = &r->series[row][all];
+    Threads *threads = all ? r->threads : NULL;
+    const int parts = all ? r->peaks->threads : 1, before = series->n;
+    const double seconds = r->seconds / ROUNDS;
+    const size_t unit = (size_t)4 * STREAMS;
+    s->words = BUFFER_BYTES / sizeof(Words) / (size_t)parts / unit * unit;
+    if (s->kernel) s->iterations = iterations_for(s, threads, parts, r->seconds / TARGET_SAMPLES);
+    const double begin = progress_clock();
+    while (series->n - before < PEAKS_SAMPLES / ROUNDS &&
+           (series->n - before < SAMPLES_LEAST || progress_clock() - begin < seconds))
+        series->rates[series->n++] = rate_of(s, threads, parts);
+}
+
+static void run_rounds(Rounds *r) {
+    Peaks *out = r->peaks;
+    const int both = out->threads > 1 ? 2 : 1;
+    for (int k = 0; k < ROUNDS; k++)
+        for (int row = 0; row < out->count; row++)
+            for (int all = 0; all < both; all++) round_of(r, row, all == 1);
+    for (int row = 0; row < out->count; row++) {
+        const bool amx = r->samples[row].kernel && r->samples[row].kernel->amx;
+        Series *s = r->series[row];
+        out->rows[row].one = summary(s[0].rates, s[0].n, amx);
+        out->rows[row].all = both > 1 ? summary(s[1].rates, s[1].n, amx) : out->rows[row].one;
+    }
 }
 
 ErrCode peaks_measure(Peaks *out, Threads *threads, double seconds, Err *err) {
-    PeaksKernel kernels[PEAKS_MAX - 2];
-    *out = (Peaks){.threads = threads_count(threads)};
+    PeaksKernel kernels[PEAKS_MAX - MEMORY_COUNT];
+    Rounds *r;
     Words *buffer;
-    TRY(mem_new(&buffer, BUFFER_BYTES, 1, "the buffer whose reading is timed", err));
-    kernels[0] = (PeaksKernel){
-        "fp32 multiply and add, 128 bits", "fp32_baseline", PEAKS_FP32, false, 96, fp32_baseline};
-    const int count = 1 + peaks_x86(kernels + 1, PEAKS_MAX - 3);
-    for (int i = 0; i < count; i++)
-        add(out, (Sample){.kernel = &kernels[i]}, threads, seconds,
-            &(PeaksRow){.name = kernels[i].name, .key = kernels[i].key, .kind = kernels[i].kind});
-    const Sample one = {.read = read_one, .buffer = buffer, .words = BUFFER_BYTES / sizeof *buffer};
-    const Sample many = {.read = read_many, .buffer = buffer, .words = BUFFER_BYTES / sizeof *buffer};
-    add(out, one, threads, seconds,
-        &(PeaksRow){.name = "memory, 1 stream", .key = "read_1_stream", .kind = PEAKS_READ});
-    add(out, many, threads, seconds,
-        &(PeaksRow){.name = "memory, 8 streams", .key = "read_8_streams", .kind = PEAKS_READ});
-    mem_free(buffer);
-    return ERR_OK;
+    *out = (Peaks){.threads = threads_count(threads)};
+    TRY(mem_new(&r, 1, sizeof *r, "peaks", err));
+    const ErrCode rc = mem_new(&buffer, BUFFER_BYTES, 1, "the buffer whose reading is timed", err);
+    if (rc == ERR_OK) {
+        *r = (Rounds){.peaks = out, .threads = threads, .seconds = seconds};
+        kernels[0] = (PeaksKernel){
+            "fp32 multiply and add, 128 bits", "fp32_baseline", PEAKS_FP32, false, 96, fp32_baseline};
+        const int count = 1 + peaks_x86(kernels + 1, PEAKS_MAX - MEMORY_COUNT - 1);
+        for (int i = 0; i < count; i++)
+            add(r, &(Sample){.kernel = &kernels[i]}, kernels[i].name, kernels[i].key, kernels[i].kind);
+        for (int i = 0; i < MEMORY_COUNT; i++)
+            add(r, &(Sample){.memory = i, .buffer = buffer}, MEMORY[i].name, MEMORY[i].key, MEMORY[i].kind);
+        run_rounds(r);
+        mem_free(buffer);
+    }
+    mem_free(r);
+    return rc;
 }
 
 double peaks_best(const Peaks *peaks, PeaksKind kind, bool all_threads) {

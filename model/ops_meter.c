@@ -9,9 +9,12 @@ static const char *const NAMES[OPS_METER_COUNT] = {
     [OPS_METER_EMBED_GRAD] = "embed_grad",
     [OPS_METER_LINEAR] = "linear",
     [OPS_METER_LINEAR_GRAD] = "linear_grad",
+    [OPS_METER_LINEAR_REAL] = "linear_real",
+    [OPS_METER_LINEAR_REAL_GRAD] = "linear_real_grad",
     [OPS_METER_NORM] = "norm",
     [OPS_METER_NORM_GRAD] = "norm_grad",
     [OPS_METER_DROPOUT] = "dropout",
+    [OPS_METER_DROPOUT_REAL] = "dropout_real",
     [OPS_METER_ATTENTION] = "attention",
     [OPS_METER_ATTENTION_GRAD] = "attention_grad",
     [OPS_METER_GATHER] = "gather",
@@ -78,9 +81,19 @@ static ErrCode meter_prepare(Ops *o, int longest, int A, int D, Err *err) {
     return inner_of(o)->prepare(inner_of(o), longest, A, D, err);
 }
 
+static ErrCode meter_bind(Ops *o, const ParamView *list, size_t count, bool train, Err *err) {
+    return inner_of(o)->bind(inner_of(o), list, count, train, err);
+}
+static void meter_weights_changed(Ops *o) {
+    inner_of(o)->weights_changed(inner_of(o));
+}
+static void meter_get_act(Ops *o, real *host, const Act *x, size_t n) {
+    inner_of(o)->get_act(inner_of(o), host, x, n);
+}
+
 /* ---- operations ---- */
 
-static void meter_embed(Ops *o, real *y, const real *table, const int32_t *ids, int N, int H) {
+static void meter_embed(Ops *o, Act *y, const real *table, const int32_t *ids, int N, int H) {
     const double from = progress_clock();
     inner_of(o)->embed(inner_of(o), y, table, ids, N, H);
     add(o, OPS_METER_EMBED, from, 0);
@@ -92,56 +105,76 @@ static void meter_embed_grad(Ops *o, real *dtable, const int32_t *slot, const re
     add(o, OPS_METER_EMBED_GRAD, from, 0);
 }
 
-static void meter_linear(Ops *o, real *y, real *pre, const real *x, const real *w, const real *b, int N,
-                         int O, int I) {
+static void meter_linear(Ops *o, Act *y, Act *pre, const Act *x, const real *w, const real *b, int N, int O,
+                         int I) {
     const double from = progress_clock();
     inner_of(o)->linear(inner_of(o), y, pre, x, w, b, N, O, I);
     add(o, OPS_METER_LINEAR, from, 2.0 * N * O * I);
 }
 
-static void meter_linear_grad(Ops *o, real *dx, int add_dx, real *dw, real *db, real *dy, const real *x,
-                              const real *w, const real *pre, int N, int O, int I) {
+static void meter_linear_grad(Ops *o, real *dx, int add_dx, real *dw, real *db, real *dy, const Act *x,
+                              const real *w, const Act *pre, int N, int O, int I) {
     const double from = progress_clock();
     inner_of(o)->linear_grad(inner_of(o), dx, add_dx, dw, db, dy, x, w, pre, N, O, I);
     add(o, OPS_METER_LINEAR_GRAD, from, (dx ? 4.0 : 2.0) * N * O * I);
 }
 
-static void meter_norm(Ops *o, real *y, real *xhat, real *rstd, const real *x, const real *r, const real *w,
+static void meter_linear_real(Ops *o, real *y, real *pre, const real *x, const real *w, const real *b, int N,
+                              int O, int I) {
+    const double from = progress_clock();
+    inner_of(o)->linear_real(inner_of(o), y, pre, x, w, b, N, O, I);
+    add(o, OPS_METER_LINEAR_REAL, from, 2.0 * N * O * I);
+}
+
+static void meter_linear_real_grad(Ops *o, real *dx, int add_dx, real *dw, real *db, real *dy, const real *x,
+                                   const real *w, const real *pre, int N, int O, int I) {
+    const double from = progress_clock();
+    inner_of(o)->linear_real_grad(inner_of(o), dx, add_dx, dw, db, dy, x, w, pre, N, O, I);
+    add(o, OPS_METER_LINEAR_REAL_GRAD, from, (dx ? 4.0 : 2.0) * N * O * I);
+}
+
+static void meter_norm(Ops *o, Act *y, Act *xhat, real *rstd, const Act *x, const Act *r, const real *w,
                        const real *b, const Dropout *drop, int N, int H, real eps) {
     const double from = progress_clock();
     inner_of(o)->norm(inner_of(o), y, xhat, rstd, x, r, w, b, drop, N, H, eps);
     add(o, OPS_METER_NORM, from, 0);
 }
 
-static void meter_norm_grad(Ops *o, real *dx, real *dr, real *dw, real *db, const real *dy, const real *xhat,
+static void meter_norm_grad(Ops *o, real *dx, real *dr, real *dw, real *db, const real *dy, const Act *xhat,
                             const real *rstd, const real *w, const Dropout *drop, int N, int H) {
     const double from = progress_clock();
     inner_of(o)->norm_grad(inner_of(o), dx, dr, dw, db, dy, xhat, rstd, w, drop, N, H);
     add(o, OPS_METER_NORM_GRAD, from, 0);
 }
 
-static void meter_dropout(Ops *o, real *y, const real *x, const Dropout *drop, int N, int H) {
+static void meter_dropout(Ops *o, Act *y, const Act *x, const Dropout *drop, int N, int H) {
     const double from = progress_clock();
     inner_of(o)->dropout(inner_of(o), y, x, drop, N, H);
     add(o, OPS_METER_DROPOUT, from, 0);
 }
 
-static void meter_attention(Ops *o, real *out, const real *q, const real *k, const real *v, const real *kr,
-                            const real *qr, const Attention *shape) {
+static void meter_dropout_real(Ops *o, real *y, const real *x, const Dropout *drop, int N, int H) {
+    const double from = progress_clock();
+    inner_of(o)->dropout_real(inner_of(o), y, x, drop, N, H);
+    add(o, OPS_METER_DROPOUT_REAL, from, 0);
+}
+
+static void meter_attention(Ops *o, Act *out, const Act *q, const Act *k, const Act *v, const Act *kr,
+                            const Act *qr, const Attention *shape) {
     const double from = progress_clock();
     inner_of(o)->attention(inner_of(o), out, q, k, v, kr, qr, shape);
     add(o, OPS_METER_ATTENTION, from, ops_meter_attention_flops(shape));
 }
 
 static void meter_attention_grad(Ops *o, real *dq, real *dk, real *dv, real *dkr, real *dqr, const real *dout,
-                                 const real *q, const real *k, const real *v, const real *kr, const real *qr,
+                                 const Act *q, const Act *k, const Act *v, const Act *kr, const Act *qr,
                                  const Attention *shape) {
     const double from = progress_clock();
     inner_of(o)->attention_grad(inner_of(o), dq, dk, dv, dkr, dqr, dout, q, k, v, kr, qr, shape);
     add(o, OPS_METER_ATTENTION_GRAD, from, 2 * ops_meter_attention_flops(shape));
 }
 
-static void meter_gather(Ops *o, real *y, const real *x, const int32_t *at, int S, int H) {
+static void meter_gather(Ops *o, real *y, const Act *x, const int32_t *at, int S, int H) {
     const double from = progress_clock();
     inner_of(o)->gather(inner_of(o), y, x, at, S, H);
     add(o, OPS_METER_GATHER, from, 0);
@@ -173,7 +206,7 @@ static double meter_sumsq(Ops *o, const real *x, size_t n) {
     return sum;
 }
 
-static void meter_adamw(Ops *o, real *p, real *m, real *v, const real *g, size_t n, const AdamwStep *step) {
+static void meter_adamw(Ops *o, real *p, real *m, real *v, real *g, size_t n, const AdamwStep *step) {
     const double from = progress_clock();
     inner_of(o)->adamw(inner_of(o), p, m, v, g, n, step);
     add(o, OPS_METER_ADAMW, from, 0);
@@ -190,6 +223,7 @@ void ops_meter_fill(Ops *out, OpsMeter *meter, Ops *inner) {
     *out = (Ops){.name = inner->name,
                  .threads = inner->threads,
                  .context = meter,
+                 .act_bytes = inner->act_bytes,
                  .alloc = meter_alloc,
                  .release = meter_release,
                  .put = meter_put,
@@ -197,13 +231,19 @@ void ops_meter_fill(Ops *out, OpsMeter *meter, Ops *inner) {
                  .zero = meter_zero,
                  .sync = meter_sync,
                  .prepare = meter_prepare,
+                 .bind = meter_bind,
+                 .weights_changed = meter_weights_changed,
+                 .get_act = meter_get_act,
                  .embed = meter_embed,
                  .embed_grad = meter_embed_grad,
                  .linear = meter_linear,
                  .linear_grad = meter_linear_grad,
+                 .linear_real = meter_linear_real,
+                 .linear_real_grad = meter_linear_real_grad,
                  .norm = meter_norm,
                  .norm_grad = meter_norm_grad,
                  .dropout = meter_dropout,
+                 .dropout_real = meter_dropout_real,
                  .attention = meter_attention,
                  .attention_grad = meter_attention_grad,
                  .gather = meter_gather,
