@@ -45,8 +45,11 @@ typedef struct {
     int rows, tokens;    /* prompts of a training step, and their tokens in all */
 } Bench;
 
-/* The sections. Memory that they take is free again when they return. */
-ErrCode bench_ops(Bench *b, Err *err) ERR_CHECKED;
+/* The sections; those of single operations add to one object. Memory that they take is free again when they
+ * return. */
+ErrCode bench_linear(Bench *b, cJSON *ops, Err *err) ERR_CHECKED;
+ErrCode bench_attention(Bench *b, cJSON *ops, Err *err) ERR_CHECKED;
+ErrCode bench_stream(Bench *b, cJSON *ops, Err *err) ERR_CHECKED;
 ErrCode bench_train(Bench *b, Err *err) ERR_CHECKED;
 ErrCode bench_infer(Bench *b, Err *err) ERR_CHECKED;
 

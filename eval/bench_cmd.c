@@ -74,24 +74,39 @@ static ErrCode shape_of(Config *c, const BenchOptions *o, Err *err) {
 
 /* ---- sections ---- */
 
-enum { SECTION_PEAKS = 1, SECTION_OPS = 2, SECTION_TRAIN = 4, SECTION_INFER = 8 };
+enum {
+    SECTION_PEAKS = 1,
+    SECTION_LINEAR = 2,
+    SECTION_ATTENTION = 4,
+    SECTION_STREAM = 8,
+    SECTION_OPS = SECTION_LINEAR | SECTION_ATTENTION | SECTION_STREAM,
+    SECTION_TRAIN = 16,
+    SECTION_INFER = 32
+};
+
+static const struct {
+    const char *name;
+    int sections;
+} SECTIONS[] = {{"peaks", SECTION_PEAKS},         {"ops", SECTION_OPS},       {"linear", SECTION_LINEAR},
+                {"attention", SECTION_ATTENTION}, {"stream", SECTION_STREAM}, {"train", SECTION_TRAIN},
+                {"infer", SECTION_INFER}};
+#define SECTION_NAMES "peaks, ops (linear, attention, stream), train, infer"
 
 static ErrCode sections_of(int *out, const char *only, Err *err) {
-    static const char *const NAMES[] = {"peaks", "ops", "train", "infer"};
     *out = 0;
     for (const char *at = only; *at;) {
         const size_t n = strcspn(at, ",");
-        int found = -1;
-        for (int i = 0; i < 4; i++)
-            if (strlen(NAMES[i]) == n && strncmp(at, NAMES[i], n) == 0) found = i;
-        if (found < 0)
-            return err_set(err, ERR_ARGUMENT, "--only: found '%.*s', expected some of peaks,ops,train,infer",
-                           (int)n, at);
-        *out |= 1 << found;
+        int found = 0;
+        for (size_t i = 0; i < sizeof SECTIONS / sizeof *SECTIONS; i++)
+            if (strlen(SECTIONS[i].name) == n && strncmp(at, SECTIONS[i].name, n) == 0)
+                found = SECTIONS[i].sections;
+        if (!found)
+            return err_set(err, ERR_ARGUMENT, "--only: found '%.*s', expected some of " SECTION_NAMES, (int)n,
+                           at);
+        *out |= found;
         at += n + (at[n] == ',');
     }
-    return *out ? ERR_OK
-                : err_set(err, ERR_ARGUMENT, "--only: found nothing, expected peaks,ops,train,infer");
+    return *out ? ERR_OK : err_set(err, ERR_ARGUMENT, "--only: found nothing, expected " SECTION_NAMES);
 }
 
 /* ---- what it ran on ---- */
@@ -188,7 +203,10 @@ static ErrCode measure(Bench *b, int sections, Err *err) {
     describe(b);
     TRY(peaks_measure(&b->peaks, b->threads, o->seconds, err));
     if (sections & SECTION_PEAKS) report_peaks(b);
-    if (sections & SECTION_OPS) TRY(bench_ops(b, err));
+    cJSON *ops = sections & SECTION_OPS ? cJSON_AddObjectToObject(b->json, "ops") : NULL;
+    if (sections & SECTION_LINEAR) TRY(bench_linear(b, ops, err));
+    if (sections & SECTION_ATTENTION) TRY(bench_attention(b, ops, err));
+    if (sections & SECTION_STREAM) TRY(bench_stream(b, ops, err));
     if (sections & SECTION_TRAIN) TRY(bench_train(b, err));
     if (sections & SECTION_INFER) TRY(bench_infer(b, err));
     return ERR_OK;
@@ -226,8 +244,9 @@ const Command bench_cmd = {
     .summary = "measure training and inference against this machine's peaks",
     .usage = "bench [--size NAME | --model CONFIG] [--only SECTIONS] [options]",
     .details =
-        "Sections: peaks (what the cores and the memory can do), ops (linear layers, attention, what streams "
-        "through memory), train (whole steps, by operation), infer (latency and throughput of the int8 "
+        "Sections: peaks (what the cores and the memory can do), ops (single operations: linear, attention, "
+        "stream for what streams through memory), train (whole steps, by operation), infer (latency and "
+        "throughput of the int8 "
         "blob). "
         "Weights come from a formula and prompts are random: nothing is downloaded. Run it on an otherwise "
         "idle "

@@ -111,7 +111,7 @@ static ErrCode bind_weights(Linear *l, Err *err) {
     return l->ops->bind(l->ops, l->list, l->copies, true, err);
 }
 
-static ErrCode bench_linear(const Bench *b, Linear *l, cJSON *list, Err *err) {
+static ErrCode linear_shape(const Bench *b, Linear *l, cJSON *list, Err *err) {
     const double seconds = b->options->seconds, flops = 2.0 * l->N * l->O * l->I;
     const int threads = threads_count(b->threads);
     const double forward = ops_blas_alone('f', l->N, l->O, l->I, threads, seconds),
@@ -131,11 +131,12 @@ static ErrCode bench_linear(const Bench *b, Linear *l, cJSON *list, Err *err) {
     return ERR_OK;
 }
 
-static ErrCode bench_linears(const Bench *b, cJSON *list, Err *err) {
+ErrCode bench_linear(Bench *b, cJSON *ops, Err *err) {
+    cJSON *list = cJSON_AddArrayToObject(ops, "linear");
     const int H = b->config.hidden_size, F = b->config.intermediate_size, most = b->tokens;
     const int shapes[3][2] = {{H, H}, {F, H}, {H, F}}, tokens[2] = {most, SMALL_TOKENS};
     const size_t wide = (size_t)(H > F ? H : F), N = (size_t)(most > SMALL_TOKENS ? most : SMALL_TOKENS);
-    Linear l = {.ops = (Ops *)&b->ops};
+    Linear l = {.ops = &b->ops};
     Act **const acts[] = {&l.x, &l.y};
     float **const reals[] = {&l.dx, &l.dy};
     ErrCode rc = all_activations(acts, 2, l.ops, N * wide, 1, err);
@@ -155,7 +156,7 @@ static ErrCode bench_linears(const Bench *b, cJSON *list, Err *err) {
             l.N = tokens[t];
             l.O = shapes[i][0];
             l.I = shapes[i][1];
-            rc = bench_linear(b, &l, list, err);
+            rc = linear_shape(b, &l, list, err);
         }
     const ErrCode unbound = l.ops->bind(l.ops, NULL, 0, false, rc == ERR_OK ? err : NULL);
     if (rc == ERR_OK) rc = unbound;
@@ -191,12 +192,12 @@ static void attention_both(void *context) {
                            a->qr, &a->shape);
 }
 
-static ErrCode attend_open(Attend *a, const Bench *b, int longest, Err *err) {
+static ErrCode attend_open(Attend *a, Bench *b, int longest, Err *err) {
     const size_t H = (size_t)b->config.hidden_size, N = ATTENTION_TOKENS,
                  R = 2 * (size_t)b->config.position_buckets;
     Act **const acts[] = {&a->q, &a->k, &a->v, &a->out}, **const tables[] = {&a->kr, &a->qr};
     float **const grads[] = {&a->dq, &a->dk, &a->dv, &a->dout}, **const table_grads[] = {&a->dkr, &a->dqr};
-    a->ops = (Ops *)&b->ops;
+    a->ops = &b->ops;
     TRY(all_activations(acts, 4, a->ops, N * H, 20, err));
     TRY(all_activations(tables, 2, a->ops, R * H, 24, err));
     TRY(all_numbers(grads, 4, N * H, 26, err));
@@ -236,7 +237,8 @@ static void attention_result(const Bench *b, cJSON *to, const char *key, const A
     bench_print(b, "  %10.1f %10.2f", flops / t.median * 1e-9, microseconds);
 }
 
-static ErrCode bench_attention(const Bench *b, cJSON *list, Err *err) {
+ErrCode bench_attention(Bench *b, cJSON *ops, Err *err) {
+    cJSON *list = cJSON_AddArrayToObject(ops, "attention");
     static const int LENGTHS[] = {32, 64, 128, 512};
     Attend a = {0};
     ErrCode rc = attend_open(&a, b, 512, err);
@@ -290,11 +292,11 @@ static void stream_adamw(void *context) {
     s->ops->adamw(s->ops, s->p, s->m, s->v, s->g, (size_t)s->N * (size_t)s->H, &s->step);
 }
 
-static ErrCode stream_open(Stream *s, const Bench *b, Err *err) {
+static ErrCode stream_open(Stream *s, Bench *b, Err *err) {
     const size_t H = (size_t)b->config.hidden_size, n = STREAM_NUMBERS / H * H;
     Act **const acts[] = {&s->x, &s->r, &s->y, &s->xhat};
     float **const reals[] = {&s->p, &s->m, &s->v, &s->g};
-    *s = (Stream){.ops = (Ops *)&b->ops,
+    *s = (Stream){.ops = &b->ops,
                   .N = (int)(n / H),
                   .H = (int)H,
                   .step = {1e-5, 0.9, 0.999, 1e-8, 1e-7, 1, 0.1, 0.001}};
@@ -311,7 +313,8 @@ static void stream_close(Stream *s) {
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) mem_free(owned[i]);
 }
 
-static ErrCode bench_stream(const Bench *b, cJSON *list, Err *err) {
+ErrCode bench_stream(Bench *b, cJSON *ops, Err *err) {
+    cJSON *list = cJSON_AddArrayToObject(ops, "stream");
     Stream s;
     ErrCode rc = stream_open(&s, b, err);
     const double act = (double)b->ops.act_bytes, real_bytes = sizeof(real),
@@ -322,30 +325,23 @@ static ErrCode bench_stream(const Bench *b, cJSON *list, Err *err) {
         const char *name;
         BenchWork *work;
         double bytes;
-    } ops[] = {{"norm", stream_norm, 4 * act},
-               {"norm_grad", stream_norm_grad, act + 3 * real_bytes},
-               {"adamw", stream_adamw, 8 * real_bytes}};
+    } work[] = {{"norm", stream_norm, 4 * act},
+                {"norm_grad", stream_norm_grad, act + 3 * real_bytes},
+                {"adamw", stream_adamw, 8 * real_bytes}};
     if (rc == ERR_OK)
         bench_print(
             b, "\nThrough memory, GB/s: median, best as share of the peak of changing memory in place\n");
-    for (size_t i = 0; rc == ERR_OK && i < sizeof ops / sizeof *ops; i++) {
-        const BenchTime t = bench_time(b->options->seconds, ops[i].work, &s);
-        const double median = ops[i].bytes * n / t.median, best = ops[i].bytes * n / t.best;
+    for (size_t i = 0; rc == ERR_OK && i < sizeof work / sizeof *work; i++) {
+        const BenchTime t = bench_time(b->options->seconds, work[i].work, &s);
+        const double median = work[i].bytes * n / t.median, best = work[i].bytes * n / t.best;
         cJSON *o = cJSON_CreateObject();
-        (void)cJSON_AddStringToObject(o, "op", ops[i].name);
+        (void)cJSON_AddStringToObject(o, "op", work[i].name);
         bench_number(o, "median", median);
         bench_number(o, "best", best);
         bench_number(o, "of_peak", best / peak);
         (void)cJSON_AddItemToArray(list, o);
-        bench_print(b, "  %-16s %8.1f %3.0f %%\n", ops[i].name, median * 1e-9, 100 * best / peak);
+        bench_print(b, "  %-16s %8.1f %3.0f %%\n", work[i].name, median * 1e-9, 100 * best / peak);
     }
     stream_close(&s);
     return rc;
-}
-
-ErrCode bench_ops(Bench *b, Err *err) {
-    cJSON *ops = cJSON_AddObjectToObject(b->json, "ops");
-    TRY(bench_linears(b, cJSON_AddArrayToObject(ops, "linear"), err));
-    TRY(bench_attention(b, cJSON_AddArrayToObject(ops, "attention"), err));
-    return bench_stream(b, cJSON_AddArrayToObject(ops, "stream"), err);
 }
