@@ -2,7 +2,7 @@
  * adds an object to the JSON; rates are given beside the peaks of the same run (eval/peaks.h).
  *
  * JSON, keys stable; seconds, bytes and operations are plain numbers, a multiply-add is two operations:
- *   machine  {cpu, threads, kernels, openblas_coretype (of the environment, or null)}
+ *   machine  {cpu, threads, kernels, product (of bf16 matrices, or null), openblas_coretype (of the environment, or null)}
  *   model    {size, hidden, layers, heads, intermediate, vocabulary, buckets}
  *   peaks    [{key, kind, threads, best, median, samples, slow_samples, slow_median}]
  *   ops      {linear: [{tokens, out, in, forward, gradients (dx and dw), dw: {median, best (operations/s), of_peak, sgemm_alone}}],
@@ -10,7 +10,7 @@
  *             stream: [{op, median, best (bytes/s), of_peak}]}
  *   train    {rows, tokens, mean_length, longest, micro_batches, steps: [seconds], step_seconds (their median),
  *             tokens_per_second, operations, of_peak, peak_bytes, shares: [{op, seconds, calls, share, operations_per_second}]}
- *   infer    {load: {...}, latency: [{precision, threads, tokens, p50_ms, p95_ms, p99_ms, samples, bound_ms, of_bound}],
+ *   infer    {load: {...}, latency: [{precision (int8, or the checkpoint's), threads, tokens, p50_ms, p95_ms, p99_ms, samples, bound_ms, of_bound}],
  *             batch: [{tokens, threads, prompts_per_second, tokens_per_second}]}
  * of_peak compares the best sample with the best peak of the precision that computed it. */
 #ifndef EVAL_BENCH_H
@@ -26,7 +26,7 @@
 #include "model/ops.h"
 
 typedef struct {
-    char *size, *model, *only, *tokens, *lengths;
+    char *size, *model, *only, *tokens, *lengths, *precision;
     int64_t rows, steps, threads, layers, micro_batch_tokens;
     double seconds; /* that one measurement takes, about */
     bool json, quiet;
@@ -74,6 +74,8 @@ double bench_median(double *values, int n); /* sorts them */
 
 /* A line for people, when tables are wanted. */
 void bench_print(const Bench *b, const char *fmt, ...) ERR_PRINTF(2, 3);
+
+const char *bench_precision(const Bench *b); /* "fp32" or "bf16": of training */
 
 /* A number in six digits. */
 void bench_number(cJSON *object, const char *key, double value);

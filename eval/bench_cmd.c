@@ -9,6 +9,7 @@
 #include "core/progress.h"
 #include "eval/bench.h"
 #include "model/ops_blas.h"
+#include "model/ops_x86.h"
 
 #define AT(field) offsetof(BenchOptions, field)
 
@@ -31,6 +32,8 @@ static const Flag FLAGS[] = {
      "#How\nTraining steps that are timed, after one that is not."},
     {"seconds", NULL, FLAG_FLOAT, AT(seconds), "0.3", 0.001, 60, NULL,
      "About how long each measurement is repeated; latencies four times that."},
+    {"precision", NULL, FLAG_CHOICE, AT(precision), "auto", 0, 0, "auto|fp32|bf16",
+     "Numbers that are multiplied in training, as in `router train`."},
     {"threads", NULL, FLAG_INT, AT(threads), "0", 0, 1024, NULL, "Threads; 0 is one for each CPU."},
     {"json", NULL, FLAG_BOOL, AT(json), NULL, 0, 0, NULL, "One JSON object instead of tables."},
     {"quiet", NULL, FLAG_BOOL, AT(quiet), NULL, 0, 0, NULL, "No progress."},
@@ -125,11 +128,19 @@ static void cpu_name(char *out, size_t n) {
     if (f) (void)fclose(f);
 }
 
+static void add_text(cJSON *object, const char *key, const char *text) {
+    if (text)
+        (void)cJSON_AddStringToObject(object, key, text);
+    else
+        (void)cJSON_AddNullToObject(object, key);
+}
+
 static void describe(const Bench *b) {
     const Config *c = &b->config;
     const char *size = b->options->model ? b->options->model : b->options->size;
     const char *coretype = getenv("OPENBLAS_CORETYPE"); /* NOLINT(concurrency-mt-unsafe): nobody sets it */
-    const char *kernels = ops_blas_meter(&b->ops).kernels;
+    const char *kernels = ops_blas_meter(&b->ops).kernels,
+               *product = b->precision == PEAKS_BF16 ? ops_x86_kernel() : NULL;
     const int threads = threads_count(b->threads);
     char cpu[200];
     cpu_name(cpu, sizeof cpu);
@@ -137,10 +148,8 @@ static void describe(const Bench *b) {
     (void)cJSON_AddStringToObject(machine, "cpu", cpu);
     (void)cJSON_AddNumberToObject(machine, "threads", threads);
     (void)cJSON_AddStringToObject(machine, "kernels", kernels);
-    if (coretype)
-        (void)cJSON_AddStringToObject(machine, "openblas_coretype", coretype);
-    else
-        (void)cJSON_AddNullToObject(machine, "openblas_coretype");
+    add_text(machine, "product", product);
+    add_text(machine, "openblas_coretype", coretype);
     cJSON *model = cJSON_AddObjectToObject(b->json, "model");
     (void)cJSON_AddStringToObject(model, "size", size);
     (void)cJSON_AddNumberToObject(model, "hidden", c->hidden_size);
@@ -149,11 +158,12 @@ static void describe(const Bench *b) {
     (void)cJSON_AddNumberToObject(model, "intermediate", c->intermediate_size);
     (void)cJSON_AddNumberToObject(model, "vocabulary", c->vocab_size);
     (void)cJSON_AddNumberToObject(model, "buckets", c->position_buckets);
-    bench_print(
-        b, "%s, %d thread%s, kernels %s%s%s\n%s: %d layers of %d, %d heads, feed-forward %d, vocabulary %d\n",
-        cpu, threads, threads == 1 ? "" : "s", kernels, coretype ? ", OPENBLAS_CORETYPE=" : "",
-        coretype ? coretype : "", size, c->num_hidden_layers, c->hidden_size, c->num_attention_heads,
-        c->intermediate_size, c->vocab_size);
+    bench_print(b, "%s, %d thread%s, kernels %s, training in %s%s%s%s%s\n", cpu, threads,
+                threads == 1 ? "" : "s", kernels, bench_precision(b), product ? " by " : "",
+                product ? product : "", coretype ? ", OPENBLAS_CORETYPE=" : "", coretype ? coretype : "");
+    bench_print(b, "%s: %d layers of %d, %d heads, feed-forward %d, vocabulary %d\n", size,
+                c->num_hidden_layers, c->hidden_size, c->num_attention_heads, c->intermediate_size,
+                c->vocab_size);
 }
 
 /* ---- peaks ---- */
@@ -199,7 +209,8 @@ static ErrCode measure(Bench *b, int sections, Err *err) {
     TRY(shape_of(&b->config, o, err));
     TRY(bench_lengths(b, err));
     TRY(threads_open(&b->threads, (int)o->threads, err));
-    TRY(ops_open(&b->ops, "blas", b->threads, err));
+    TRY(ops_open(&b->ops, "auto", o->precision, b->threads, err));
+    b->precision = b->ops.act_bytes == sizeof(real) ? PEAKS_FP32 : PEAKS_BF16;
     describe(b);
     TRY(peaks_measure(&b->peaks, b->threads, o->seconds, err));
     if (sections & SECTION_PEAKS) report_peaks(b);
@@ -225,7 +236,7 @@ static ErrCode run(const void *options, const FlagList *arguments, FILE *out, Er
     (void)arguments;
     const BenchOptions *o = options;
     int sections;
-    Bench b = {.options = o, .out = o->json ? NULL : out, .precision = PEAKS_FP32};
+    Bench b = {.options = o, .out = o->json ? NULL : out};
     progress_quiet(o->quiet);
     TRY(sections_of(&sections, o->only, err));
     b.json = cJSON_CreateObject();

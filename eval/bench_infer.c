@@ -321,7 +321,7 @@ static ErrCode latency_floats(Bench *b, Floats *f, cJSON *list, Err *err) {
         if (LENGTHS[i] > most) continue;
         f->start[1] = LENGTHS[i];
         f->packed = (Packed){LENGTHS[i], 1, LENGTHS[i], f->ids, f->start, NULL};
-        latency(b, list, "fp32", threads_count(b->threads), LENGTHS[i], 0, float_one, f);
+        latency(b, list, bench_precision(b), threads_count(b->threads), LENGTHS[i], 0, float_one, f);
     }
     return b->ops.sync(&b->ops, err);
 }

@@ -81,7 +81,11 @@ static ErrCode train_open(Train *t, Err *err) {
     int micro = (int)b->options->micro_batch_tokens;
     if (micro > b->tokens) micro = b->tokens;
     if (micro < t->longest) micro = t->longest;
-    const DebertaLimits limits = {micro, b->rows, t->longest, b->tokens, true};
+    const DebertaLimits limits = {.micro_tokens = micro,
+                                  .micro_sequences = b->rows,
+                                  .longest = t->longest,
+                                  .step_tokens = b->tokens,
+                                  .train = true};
     TRY(deberta_open(&t->model, &b->config, &t->ops, &limits, err));
     TRY(formula_weights(&t->model.weights, &b->config, &rule, err));
     deberta_weights_changed(&t->model);
@@ -145,7 +149,7 @@ static void report(const Train *t, cJSON *json, double *took, int64_t steps) {
         (void)cJSON_AddItemToArray(list, cJSON_CreateRaw(text));
     }
     const double median = bench_median(took, (int)steps), peak = peaks_best(&b->peaks, b->precision, true);
-    const char *precision = b->precision == PEAKS_BF16 ? "bf16" : "fp32";
+    const char *precision = bench_precision(b);
     (void)cJSON_AddStringToObject(json, "precision", precision);
     (void)cJSON_AddNumberToObject(json, "rows", b->rows);
     (void)cJSON_AddNumberToObject(json, "tokens", b->tokens);

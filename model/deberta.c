@@ -79,6 +79,8 @@ static void work_layout(Deberta *d) {
     d->x0 = acts(a, d, z.N, z.H);
     d->rel = acts(a, d, z.R, z.H);
     d->sum = acts(a, d, rows, z.H);
+    d->last_context = acts(a, d, z.S, z.H);
+    d->last_x = acts(a, d, z.S, z.H);
     d->cls = numbers(a, z.S, z.H);
     d->pool_in = numbers(a, z.S, z.H);
     d->pool_pre = numbers(a, z.S, z.H);
@@ -88,6 +90,7 @@ static void work_layout(Deberta *d) {
     d->first_token = arena_push(a, z.S, sizeof *d->first_token);
     d->slots = arena_push(a, z.N, sizeof *d->slots);
     d->token_row = arena_push(a, z.N, sizeof *d->token_row);
+    d->first_row = arena_push(a, z.S, sizeof *d->first_row);
     d->seq_row = arena_push(a, z.S, sizeof *d->seq_row);
     d->rel_row = arena_push(a, z.R, sizeof *d->rel_row);
     d->rel_ids = arena_push(a, z.R, sizeof *d->rel_ids);
@@ -226,7 +229,14 @@ static void identify(Deberta *d) {
         d->first_token[s] = p->start[s];
         for (int n = p->start[s]; n < p->start[s + 1]; n++)
             d->token_row[n] = seq << 24 | (uint64_t)(n - p->start[s]);
+        d->first_row[s] = d->token_row[p->start[s]];
     }
+}
+
+DebertaRows deberta_rows(const Deberta *d, int l) {
+    if (l < d->config.num_hidden_layers - 1 || d->limits.all_hidden)
+        return (DebertaRows){false, d->packed.N, d->token_row};
+    return (DebertaRows){true, d->packed.S, d->first_row};
 }
 
 static void layer_forward(Deberta *d, int l, const Act *x) {
@@ -238,18 +248,28 @@ static void layer_forward(Deberta *d, int l, const Act *x) {
     const real eps = (real)c->layer_norm_eps;
     const Dropout probs =
         deberta_dropout(d, c->attention_probs_dropout_prob, l, DEBERTA_SITE_PROBS, d->token_row);
-    const Dropout attn = deberta_dropout(d, c->hidden_dropout_prob, l, DEBERTA_SITE_ATTENTION, d->token_row);
-    const Dropout ffn = deberta_dropout(d, c->hidden_dropout_prob, l, DEBERTA_SITE_FFN, d->token_row);
+    const DebertaRows rows = deberta_rows(d, l);
+    const Dropout attn = deberta_dropout(d, c->hidden_dropout_prob, l, DEBERTA_SITE_ATTENTION, rows.row);
+    const Dropout ffn = deberta_dropout(d, c->hidden_dropout_prob, l, DEBERTA_SITE_FFN, rows.row);
     const Attention shape = deberta_attention(d, &probs);
     o->linear(o, y->q, NULL, x, w->q_w, w->q_b, N, H, H);
     o->linear(o, y->k, NULL, x, w->k_w, w->k_b, N, H, H);
     o->linear(o, y->v, NULL, x, w->v_w, w->v_b, N, H, H);
     o->attention(o, y->context, y->q, y->k, y->v, y->kr, y->qr, &shape);
-    o->linear(o, d->sum, NULL, y->context, w->o_w, w->o_b, N, H, H);
-    o->norm(o, y->a, y->attn_xhat, y->attn_rstd, d->sum, x, w->attn_norm_w, w->attn_norm_b, &attn, N, H, eps);
-    o->linear(o, y->up, y->up_pre, y->a, w->up_w, w->up_b, N, F, H);
-    o->linear(o, d->sum, NULL, y->up, w->down_w, w->down_b, N, H, F);
-    o->norm(o, y->y, y->ffn_xhat, y->ffn_rstd, d->sum, y->a, w->ffn_norm_w, w->ffn_norm_b, &ffn, N, H, eps);
+    const Act *context = y->context;
+    if (rows.first) {
+        o->gather(o, d->last_context, context, d->first_token, rows.N, H);
+        o->gather(o, d->last_x, x, d->first_token, rows.N, H);
+        context = d->last_context;
+        x = d->last_x;
+    }
+    o->linear(o, d->sum, NULL, context, w->o_w, w->o_b, rows.N, H, H);
+    o->norm(o, y->a, y->attn_xhat, y->attn_rstd, d->sum, x, w->attn_norm_w, w->attn_norm_b, &attn, rows.N, H,
+            eps);
+    o->linear(o, y->up, y->up_pre, y->a, w->up_w, w->up_b, rows.N, F, H);
+    o->linear(o, d->sum, NULL, y->up, w->down_w, w->down_b, rows.N, H, F);
+    o->norm(o, y->y, y->ffn_xhat, y->ffn_rstd, d->sum, y->a, w->ffn_norm_w, w->ffn_norm_b, &ffn, rows.N, H,
+            eps);
 }
 
 void deberta_forward(Deberta *d, const Packed *packed) {
@@ -274,7 +294,11 @@ void deberta_forward(Deberta *d, const Packed *packed) {
     }
     const Dropout pool = deberta_dropout(d, c->pooler_dropout, -1, DEBERTA_SITE_POOL, d->seq_row);
     const Dropout head = deberta_dropout(d, c->cls_dropout, -1, DEBERTA_SITE_HEAD, d->seq_row);
-    o->gather(o, d->cls, x, d->first_token, S, H);
+    if (d->limits.all_hidden) {
+        o->gather(o, d->last_x, x, d->first_token, S, H);
+        x = d->last_x;
+    }
+    o->get_act(o, d->cls, x, (size_t)S * (size_t)H);
     o->dropout_real(o, d->pool_in, d->cls, &pool, S, H);
     o->linear_real(o, d->pooled, d->pool_pre, d->pool_in, d->weights.pool_w, d->weights.pool_b, S, H, H);
     o->dropout_real(o, d->pooled_drop, d->pooled, &head, S, H);

@@ -39,6 +39,9 @@ typedef struct {
     int step_tokens; /* training: most tokens of a whole step, which bounds the touched rows of the embedding
                       */
     bool train;      /* keep activations, allocate gradients */
+    bool
+        all_hidden; /* compute all rows of the last layer's output, not only the first tokens', which is all that the
+                        head reads */
 } DebertaLimits;
 
 /* Activations of one layer; without training all layers share them. (N,H) unless said otherwise. */
@@ -71,13 +74,14 @@ typedef struct {
     DebertaLayer *layers;
     Act *x0, *x0_xhat, *rel, *rel_xhat; /* embeddings and position table: output, normalised; (N,H), (R,H) */
     real *x0_rstd, *rel_rstd, *drel;    /* 1 / std (N), (R); (R,H) */
+    Act *last_context, *last_x;         /* rows of the first tokens at the last layer (S,H) */
     Act *sum;                           /* what a norm is about to take, (N,H) or (R,H) */
     real *cls, *pool_in, *pool_pre, *pooled, *pooled_drop, *logits; /* (S,H), (S,K) */
-    real *dlogits, *loss, *scratch[8];       /* scratch: (N,H) each but [3], which is (N,F) */
-    int32_t *first_token, *slots, *rel_ids;  /* (S), (N), (2B) */
-    uint64_t *token_row, *seq_row, *rel_row; /* dropout identities (N), (S), (2B) */
-    int32_t *index;                          /* (2 longest - 1) of the step */
-    int step_longest, rel_first, rel_rows;   /* rows of the position table that the step reaches */
+    real *dlogits, *loss, *scratch[8];                   /* scratch: (N,H) each but [3], which is (N,F) */
+    int32_t *first_token, *slots, *rel_ids;              /* (S), (N), (2B) */
+    uint64_t *token_row, *first_row, *seq_row, *rel_row; /* dropout identities (N), (S), (S), (2B) */
+    int32_t *index;                                      /* (2 longest - 1) of the step */
+    int step_longest, rel_first, rel_rows; /* rows of the position table that the step reaches */
     bool dropping;
     uint64_t drop_key;
     Packed packed; /* of the last forward */
@@ -100,7 +104,8 @@ void deberta_weights_changed(Deberta *d);
  */
 void deberta_begin(Deberta *d, int longest, bool dropout, uint64_t drop_key);
 
-/* logits (S,K) in d->logits, hidden states in d->x0 and d->layers[l].y. */
+/* logits (S,K) in d->logits, hidden states in d->x0 and d->layers[l].y (of the last layer, unless limits.all_hidden,
+ * the first tokens' only: (S,H)). */
 void deberta_forward(Deberta *d, const Packed *packed);
 
 /* Loss of the last forward, not scaled: sum over its rows, times weight[s] (NULL: 1). target (S,K) sums to 1
@@ -125,6 +130,14 @@ enum {
     DEBERTA_SITE_ATTENTION,
     DEBERTA_SITE_FFN
 };
+
+/* What follows the attention of layer l runs over these rows: all tokens, or at the last layer the first ones alone. */
+typedef struct {
+    bool first;          /* of each sequence, the first token */
+    int N;               /* rows */
+    const uint64_t *row; /* their dropout identities */
+} DebertaRows;
+DebertaRows deberta_rows(const Deberta *d, int l);
 
 /* Dropout of the running step with probability p (none when it does not drop). */
 Dropout deberta_dropout(const Deberta *d, double p, int layer, int site, const uint64_t *row);

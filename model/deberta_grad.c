@@ -26,21 +26,29 @@ static void layer_backward(Deberta *d, int l, const Act *x) {
     const LayerParams *g = &d->grads.layer[l];
     DebertaLayer *y = &d->layers[l];
     const int N = d->packed.N, H = c->hidden_size, F = c->intermediate_size;
+    const DebertaRows rows = deberta_rows(d, l);
     const Dropout probs =
         deberta_dropout(d, c->attention_probs_dropout_prob, l, DEBERTA_SITE_PROBS, d->token_row);
-    const Dropout attn = deberta_dropout(d, c->hidden_dropout_prob, l, DEBERTA_SITE_ATTENTION, d->token_row);
-    const Dropout ffn = deberta_dropout(d, c->hidden_dropout_prob, l, DEBERTA_SITE_FFN, d->token_row);
+    const Dropout attn = deberta_dropout(d, c->hidden_dropout_prob, l, DEBERTA_SITE_ATTENTION, rows.row);
+    const Dropout ffn = deberta_dropout(d, c->hidden_dropout_prob, l, DEBERTA_SITE_FFN, rows.row);
     const Attention shape = deberta_attention(d, &probs);
     real *dy = d->scratch[1], *dt = d->scratch[0], *da = d->scratch[2], *dup = d->scratch[3];
     o->norm_grad(o, dt, da, g->ffn_norm_w, g->ffn_norm_b, dy, y->ffn_xhat, y->ffn_rstd, w->ffn_norm_w, &ffn,
-                 N, H);
-    o->linear_grad(o, dup, 0, g->down_w, g->down_b, dt, y->up, w->down_w, NULL, N, H, F);
-    o->linear_grad(o, da, 1, g->up_w, g->up_b, dup, y->a, w->up_w, y->up_pre, N, F, H);
+                 rows.N, H);
+    o->linear_grad(o, dup, 0, g->down_w, g->down_b, dt, y->up, w->down_w, NULL, rows.N, H, F);
+    o->linear_grad(o, da, 1, g->up_w, g->up_b, dup, y->a, w->up_w, y->up_pre, rows.N, F, H);
     real *dx = d->scratch[1]; /* dy is spent */
-    o->norm_grad(o, dt, dx, g->attn_norm_w, g->attn_norm_b, da, y->attn_xhat, y->attn_rstd, w->attn_norm_w,
-                 &attn, N, H);
     real *dcontext = d->scratch[4], *dq = d->scratch[5], *dk = d->scratch[6], *dv = d->scratch[7];
-    o->linear_grad(o, dcontext, 0, g->o_w, g->o_b, dt, y->context, w->o_w, NULL, N, H, H);
+    real *residual = rows.first ? dq : dx,
+         *dfirst = rows.first ? dk : dcontext; /* free until attention_grad */
+    o->norm_grad(o, dt, residual, g->attn_norm_w, g->attn_norm_b, da, y->attn_xhat, y->attn_rstd,
+                 w->attn_norm_w, &attn, rows.N, H);
+    o->linear_grad(o, dfirst, 0, g->o_w, g->o_b, dt, rows.first ? d->last_context : y->context, w->o_w, NULL,
+                   rows.N, H, H);
+    if (rows.first) {
+        o->scatter(o, dx, residual, d->first_token, N, rows.N, H);
+        o->scatter(o, dcontext, dfirst, d->first_token, N, rows.N, H);
+    }
     o->attention_grad(o, dq, dk, dv, y->dkr, y->dqr, dcontext, y->q, y->k, y->v, y->kr, y->qr, &shape);
     o->linear_grad(o, dx, 1, g->q_w, g->q_b, dq, x, w->q_w, NULL, N, H, H);
     o->linear_grad(o, dx, 1, g->k_w, g->k_b, dk, x, w->k_w, NULL, N, H, H);
@@ -60,8 +68,8 @@ void deberta_backward(Deberta *d) {
     o->dropout_real(o, dpooled, dpooled, &head, S, H);
     o->linear_real_grad(o, dcls, 0, d->grads.pool_w, d->grads.pool_b, dpooled, d->pool_in, d->weights.pool_w,
                         d->pool_pre, S, H, H);
-    o->dropout_real(o, dcls, dcls, &pool, S, H);
-    o->scatter(o, d->scratch[1], dcls, d->first_token, N, S, H);
+    o->dropout_real(o, d->limits.all_hidden ? dcls : d->scratch[1], dcls, &pool, S, H);
+    if (d->limits.all_hidden) o->scatter(o, d->scratch[1], dcls, d->first_token, N, S, H);
     for (int l = layers - 1; l >= 0; l--) layer_backward(d, l, l ? d->layers[l - 1].y : d->x0);
     const Dropout none = {0};
     const Dropout embed =

@@ -151,6 +151,29 @@ static void column_sums(float *sums, const float *x, int N, int O, int from, int
     }
 }
 
+static void linear_out(Act *out, Act *kept, size_t stride, const float *c, size_t ldc, const float *b,
+                       int rows, int cols) {
+    ActNumber *y = out, *pre = kept;
+    for (int i = 0; i < rows; i++, c += ldc) {
+        const size_t at = (size_t)i * stride;
+        for (int j = 0; j < cols; j += W) {
+            const int n = cols - j < W ? cols - j : W;
+            const V z = load_some(c + j, n, 0) + load_some(b + j, n, 0);
+            if (pre) act_store_some(pre + at + j, z, n); /* y may be pre */
+            act_store_some(y + at + j, pre ? vgelu(z) : z, n);
+        }
+    }
+}
+
+static void rows_out(float *y, size_t stride, const float *c, size_t ldc, int rows, int cols, int add) {
+    for (int i = 0; i < rows; i++, c += ldc, y += stride)
+        for (int j = 0; j < cols; j += W) {
+            const int n = cols - j < W ? cols - j : W;
+            const V z = load_some(c + j, n, 0);
+            store_some(y + j, add ? load_some(y + j, n, 0) + z : z, n);
+        }
+}
+
 static void adamw(float *restrict p, float *restrict m, float *restrict v, const float *restrict g, size_t n,
                   const AdamwStep *a) {
     const float b1 = (float)a->beta1, b2 = (float)a->beta2, c1 = (float)(1 - a->beta1),
@@ -176,9 +199,9 @@ static double sumsq(const float *x, size_t n) {
     return sum;
 }
 
-extern const AttentionKernels VECTORS_JOIN_(kernels_attention_, KERNELS_SUFFIX);
+extern const AttentionKernels VECTORS_NAME(kernels_attention_, KERNELS_SUFFIX);
 
-const Kernels VECTORS_JOIN_(kernels_, KERNELS_SUFFIX) = {
+const Kernels VECTORS_NAME(kernels_, KERNELS_SUFFIX) = {
     .name = VECTORS_TEXT(KERNELS_SUFFIX),
     .act_bytes = sizeof(ActNumber),
     .vector = W,
@@ -192,7 +215,9 @@ const Kernels VECTORS_JOIN_(kernels_, KERNELS_SUFFIX) = {
     .dropout_real = dropout_real,
     .bias = bias,
     .column_sums = column_sums,
+    .linear_out = linear_out,
+    .rows_out = rows_out,
     .adamw = adamw,
     .sumsq = sumsq,
-    .attention = &VECTORS_JOIN_(kernels_attention_, KERNELS_SUFFIX),
+    .attention = &VECTORS_NAME(kernels_attention_, KERNELS_SUFFIX),
 };

@@ -53,6 +53,12 @@ typedef struct {
     void (*bias)(float *y, const float *b, int from, int to, int O); /* y[n] += b */
     void (*column_sums)(float *sums, const float *x, int N, int O, int from,
                         int to); /* += over columns [from, to) */
+    /* What becomes of a block of a product, c (rows, cols) with ldc numbers to a row: y = c + bias, pre NULL; else pre =
+     * c + bias, y = gelu(pre). Rows of y and pre are `stride` apart. */
+    void (*linear_out)(Act *y, Act *pre, size_t stride, const float *c, size_t ldc, const float *bias,
+                       int rows, int cols);
+    void (*rows_out)(float *y, size_t stride, const float *c, size_t ldc, int rows, int cols,
+                     int add); /* y (+)= c */
     void (*adamw)(float *p, float *m, float *v, const float *g, size_t n, const AdamwStep *step);
     double (*sumsq)(const float *x, size_t n);
     const AttentionKernels *attention;

@@ -313,9 +313,9 @@ static void grad(float *dq, float *dk, float *dv, const KernelsTables *dtables, 
     copy_out(dv, s.dv, z, shape, seq, head, L);
 }
 
-extern const AttentionKernels VECTORS_JOIN_(kernels_attention_, KERNELS_SUFFIX);
+extern const AttentionKernels VECTORS_NAME(kernels_attention_, KERNELS_SUFFIX);
 
-const AttentionKernels VECTORS_JOIN_(kernels_attention_, KERNELS_SUFFIX) = {
+const AttentionKernels VECTORS_NAME(kernels_attention_, KERNELS_SUFFIX) = {
     .scratch = attention_scratch,
     .tables = tables,
     .forward = forward,

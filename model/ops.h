@@ -160,7 +160,7 @@ struct Ops {
                            const Attention *shape);
 
     /* ---- rows: y[s] = x[at[s]]; and its gradient dx[n] = 0, then dx[at[s]] = dy[s].  (S,H) and (N,H) */
-    void (*gather)(Ops *o, real *y, const Act *x, const int32_t *at, int S, int H);
+    void (*gather)(Ops *o, Act *y, const Act *x, const int32_t *at, int S, int H);
     void (*scatter)(Ops *o, real *dx, const real *dy, const int32_t *at, int N, int S, int H);
 
     /* ---- y += x (n) */
@@ -182,12 +182,15 @@ struct Ops {
     void (*adamw_rows)(Ops *o, const AdamwRows *rows);
 };
 
-/* Opens a backend by name on a pool that outlives it; an unknown name lists those that this program has. */
-ErrCode ops_open(Ops *o, const char *name, Threads *threads, Err *err) ERR_CHECKED;
+/* Opens a backend by name on a pool that outlives it; an unknown name lists those that this program has. "auto" takes
+ * the fastest of this machine in the precision that is asked for: x86 where it is measured to be faster, else blas.
+ * precision: "auto", "fp32" or "bf16", refused where the backend does not compute in it. */
+ErrCode ops_open(Ops *o, const char *name, const char *precision, Threads *threads, Err *err) ERR_CHECKED;
 void ops_close(Ops *o);
-const char *ops_names(void); /* "ref, blas" */
+const char *ops_names(void); /* "auto, blas, ref, x86" */
 
 void ops_ref_fill(Ops *o);
 ErrCode ops_blas_fill(Ops *o, Err *err) ERR_CHECKED;
+ErrCode ops_x86_fill(Ops *o, Err *err) ERR_CHECKED;
 
 #endif

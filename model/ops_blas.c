@@ -3,9 +3,9 @@
  * depend on it. */
 #include <cblas.h>
 #undef I /* <complex.h> comes with cblas.h; here I is the number of inputs */
-#include <stdlib.h>
 #include <string.h>
 
+#include "core/cpu.h"
 #include "core/mem.h"
 #include "core/progress.h"
 #include "core/rng.h"
@@ -20,38 +20,14 @@ enum {
     CHUNKS = 4,      /* partial position gradients of a head */
     BLOCK_NUMBERS = 65536,
     ADAMW_NUMBERS = 8192, /* a gradient is still in the first-level cache when it becomes zero */
-    SUM_BLOCKS = 4096,
-    THREADS_MAX = 1024
+    SUM_BLOCKS = 4096
 };
 
-typedef struct {
-    double seconds, flops;
-    char pad[48]; /* a cache line of its own */
-} Meter;
-
-typedef struct {
-    const Kernels *kernels, *float_kernels; /* the second for real numbers where activations are others */
-    KernelsAttention limits;                /* sizes that scratch was made for */
-    int A;
-    KernelsTables *tables;  /* (A) */
-    KernelsTables *dtables; /* (A * CHUNKS), kr and qr only */
-    float *scratch, *norm_parts, *zeros /* (H) */;
-    size_t scratch_stride;
-    double *sums;
-    Meter meters[THREADS_MAX];
-} Blas;
-
-/* ROUTER_KERNELS=baseline|avx2|avx512 asks for a lesser set than the CPU has: the tests compare them all. */
 static const Kernels *pick(void) {
 #if defined(__x86_64__)
-    const char *wanted =
-        getenv("ROUTER_KERNELS"); /* NOLINT(concurrency-mt-unsafe): nobody sets the environment */
-    const int most = !wanted || strcmp(wanted, "avx512") == 0 ? 2 : strcmp(wanted, "avx2") == 0 ? 1 : 0;
-    __builtin_cpu_init();
-    if (most >= 2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
-        return &kernels_avx512;
-    if (most >= 1 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return &kernels_avx2;
+    const unsigned has = cpu_features();
+    if (has & CPU_AVX512) return &kernels_avx512;
+    if (has & CPU_AVX2) return &kernels_avx2;
 #endif
     return &kernels_baseline;
 }
@@ -80,15 +56,15 @@ static int tile_size(int n, int i) {
     return n - i * TILE < TILE ? n - i * TILE : TILE;
 }
 
-static void sgemm(Meter *meter, CBLAS_TRANSPOSE ta, CBLAS_TRANSPOSE tb, int M, int N, int K, const float *a,
-                  int lda, const float *b, int ldb, float beta, float *c, int ldc) {
+static void sgemm(BlasMeter *meter, CBLAS_TRANSPOSE ta, CBLAS_TRANSPOSE tb, int M, int N, int K,
+                  const float *a, int lda, const float *b, int ldb, float beta, float *c, int ldc) {
     const double from = progress_clock();
     cblas_sgemm(CblasRowMajor, ta, tb, M, N, K, 1, a, lda, b, ldb, beta, c, ldc);
     meter->seconds += progress_clock() - from;
     meter->flops += 2.0 * M * N * K;
 }
 
-static void forward_tile(const Gemm *g, Meter *meter, int r, int c) {
+static void forward_tile(const Gemm *g, BlasMeter *meter, int r, int c) {
     const int M = tile_size(g->N, r), N = tile_size(g->O, c), col = c * TILE;
     float *z = (g->pre ? g->pre : g->y) + (size_t)r * TILE * (size_t)g->O + col;
     for (int i = 0; i < M; i++) memcpy(z + (size_t)i * (size_t)g->O, g->bias + col, (size_t)N * sizeof *z);
@@ -102,7 +78,7 @@ static void forward_tile(const Gemm *g, Meter *meter, int r, int c) {
 
 static void gemm_task(void *arg, size_t task, int thread) {
     const Gemm *g = arg;
-    Meter *meter = &g->b->meters[thread];
+    BlasMeter *meter = &g->b->meters[thread];
     int t = (int)task, k = 0;
     while (t >= g->grid[k].rows * g->grid[k].cols) {
         t -= g->grid[k].rows * g->grid[k].cols;
@@ -187,7 +163,7 @@ static void gelu_grad_task(void *arg, size_t i, int thread) {
                           block_at(a, i));
 }
 
-static void gelu_grad(Ops *o, const Kernels *kernels, float *dy, const Act *pre, size_t n) {
+void ops_blas_gelu_grad(Ops *o, const Kernels *kernels, float *dy, const Act *pre, size_t n) {
     Rows a = {.kernels = kernels, .y = dy, .act_x = pre, .n = n, .block = BLOCK_NUMBERS};
     threads_run(o->threads, gelu_grad_task, &a, block_tasks(&a));
 }
@@ -195,7 +171,7 @@ static void gelu_grad(Ops *o, const Kernels *kernels, float *dy, const Act *pre,
 static void blas_linear_real_grad(Ops *o, float *dx, int add_dx, float *dw, float *db, float *dy,
                                   const float *x, const float *w, const float *pre, int N, int O, int I) {
     Blas *b = o->context;
-    if (pre) gelu_grad(o, b->float_kernels, dy, pre, (size_t)N * (size_t)O);
+    if (pre) ops_blas_gelu_grad(o, b->float_kernels, dy, pre, (size_t)N * (size_t)O);
     Gemm g = {.b = b,
               .N = N,
               .O = O,
@@ -327,12 +303,11 @@ static void blas_get_act(Ops *o, float *host, const Act *x, size_t n) {
     ((const Blas *)o->context)->kernels->get_act(host, x, n);
 }
 
-/* y[s] = x[at[s]]: rows of a few sequences */
-static void blas_gather(Ops *o, float *y, const Act *x, const int32_t *at, int S, int H) {
-    const Kernels *k = ((const Blas *)o->context)->kernels;
+/* Rows of a few sequences. */
+static void blas_gather(Ops *o, Act *y, const Act *x, const int32_t *at, int S, int H) {
+    const size_t bytes = (size_t)H * o->act_bytes;
     for (int s = 0; s < S; s++)
-        k->get_act(y + (size_t)s * (size_t)H, (const char *)x + (size_t)at[s] * (size_t)H * k->act_bytes,
-                   (size_t)H);
+        memcpy((char *)y + (size_t)s * bytes, (const char *)x + (size_t)at[s] * bytes, bytes);
 }
 
 static void adamw_task(void *arg, size_t i, int thread) {
@@ -343,7 +318,7 @@ static void adamw_task(void *arg, size_t i, int thread) {
     memset(a->dr + at, 0, block_at(a, i) * sizeof *a->dr);
 }
 
-static void blas_adamw(Ops *o, float *p, float *m, float *v, float *g, size_t n, const AdamwStep *step) {
+void ops_blas_adamw(Ops *o, float *p, float *m, float *v, float *g, size_t n, const AdamwStep *step) {
     const Blas *c = o->context;
     Rows a = {
         .kernels = c->kernels, .y = p, .m = m, .v = v, .dr = g, .n = n, .block = ADAMW_NUMBERS, .step = step};
@@ -510,7 +485,7 @@ static void free_scratch(Blas *b) {
     b->scratch = b->norm_parts = b->zeros = NULL;
 }
 
-static void blas_close(Ops *o) {
+void ops_blas_close(Ops *o) {
     free_scratch(o->context);
     mem_free(((Blas *)o->context)->sums);
     mem_free(o->context);
@@ -545,11 +520,11 @@ static ErrCode blas_prepare(Ops *o, int longest, int A, int D, Err *err) {
     return mem_new(&b->norm_parts, (size_t)NORM_PARTS * 2 * (size_t)A * (size_t)D, sizeof(float), WHAT, err);
 }
 
-ErrCode ops_blas_fill(Ops *o, Err *err) {
+ErrCode ops_blas_open(Ops *o, size_t context_bytes, Err *err) {
     ops_ref_fill(o);
     Blas *b;
-    TRY(mem_new(&b, 1, sizeof *b, "the blas backend", err));
-    if (mem_new(&b->sums, SUM_BLOCKS, sizeof *b->sums, "the blas backend", err) != ERR_OK) {
+    TRY(mem_new(&b, 1, context_bytes, "the backend", err));
+    if (mem_new(&b->sums, SUM_BLOCKS, sizeof *b->sums, "the backend", err) != ERR_OK) {
         mem_free(b);
         return ERR_MEMORY;
     }
@@ -557,7 +532,7 @@ ErrCode ops_blas_fill(Ops *o, Err *err) {
     openblas_set_num_threads(1);
     o->name = "blas";
     o->context = b;
-    o->close = blas_close;
+    o->close = ops_blas_close;
     o->prepare = blas_prepare;
     o->embed = blas_embed;
     o->linear = blas_linear;
@@ -573,9 +548,13 @@ ErrCode ops_blas_fill(Ops *o, Err *err) {
     o->attention = blas_attention;
     o->attention_grad = blas_attention_grad;
     o->sumsq = blas_sumsq;
-    o->adamw = blas_adamw;
+    o->adamw = ops_blas_adamw;
     o->adamw_rows = blas_adamw_rows;
     return ERR_OK;
+}
+
+ErrCode ops_blas_fill(Ops *o, Err *err) {
+    return ops_blas_open(o, sizeof(Blas), err);
 }
 
 OpsBlasMeter ops_blas_meter(const Ops *o) {

@@ -1,7 +1,9 @@
-/* model/ops_blas.h - what the blas backend measured of itself. */
+/* model/ops_blas.h - what the blas backend measured of itself, and what backends that stand on it need: their context
+ * begins with a Blas. */
 #ifndef MODEL_OPS_BLAS_H
 #define MODEL_OPS_BLAS_H
 
+#include "model/kernels.h"
 #include "model/ops.h"
 
 typedef struct {
@@ -17,5 +19,31 @@ OpsBlasMeter ops_blas_meter(const Ops *o);
  * gradient of the input; 'w': (K,M)^T x (K,N), gradient of the weights. Operands are random. Negative when
  * memory is short. */
 double ops_blas_alone(char kind, int M, int N, int K, int threads, double budget);
+
+enum { OPS_BLAS_THREADS_MAX = 1024 };
+
+typedef struct {
+    double seconds, flops;
+    char pad[48]; /* a cache line of its own */
+} BlasMeter;
+
+typedef struct {
+    const Kernels *kernels, *float_kernels; /* the second for real numbers where activations are others */
+    KernelsAttention limits;                /* sizes that scratch was made for */
+    int A;
+    KernelsTables *tables;  /* (A) */
+    KernelsTables *dtables; /* (A * CHUNKS), kr and qr only */
+    float *scratch, *norm_parts, *zeros /* (H) */;
+    size_t scratch_stride;
+    double *sums;
+    BlasMeter meters[OPS_BLAS_THREADS_MAX];
+} Blas;
+
+/* Fills o as the blas backend, on a zeroed context of at least a Blas. */
+ErrCode ops_blas_open(Ops *o, size_t context_bytes, Err *err) ERR_CHECKED;
+void ops_blas_close(Ops *o);
+void ops_blas_adamw(Ops *o, float *p, float *m, float *v, float *g, size_t n, const AdamwStep *step);
+/* dy (n) *= gelu'(pre) */
+void ops_blas_gelu_grad(Ops *o, const Kernels *kernels, float *dy, const Act *pre, size_t n);
 
 #endif

@@ -174,7 +174,7 @@ static void meter_attention_grad(Ops *o, real *dq, real *dk, real *dv, real *dkr
     add(o, OPS_METER_ATTENTION_GRAD, from, 2 * ops_meter_attention_flops(shape));
 }
 
-static void meter_gather(Ops *o, real *y, const Act *x, const int32_t *at, int S, int H) {
+static void meter_gather(Ops *o, Act *y, const Act *x, const int32_t *at, int S, int H) {
     const double from = progress_clock();
     inner_of(o)->gather(inner_of(o), y, x, at, S, H);
     add(o, OPS_METER_GATHER, from, 0);

@@ -320,7 +320,7 @@ static void ref_attention_grad(Ops *o, real *dq, real *dk, real *dv, real *dkr, 
         }
 }
 
-static void ref_gather(Ops *o, real *y, const Act *x, const int32_t *at, int S, int H) {
+static void ref_gather(Ops *o, Act *y, const Act *x, const int32_t *at, int S, int H) {
     ref_embed(o, y, x, at, S, H);
 }
 

@@ -195,9 +195,9 @@ static inline void act_store_some(ActNumber *p, V v, int n) {
 
 /* ---- the name of a table of kernels: kernels_ and what CMake calls this compilation ---- */
 
-#define VECTORS_JOIN(a, b)  a##b
-#define VECTORS_JOIN_(a, b) VECTORS_JOIN(a, b)
-#define VECTORS_TEXT_(x)    #x
-#define VECTORS_TEXT(x)     VECTORS_TEXT_(x)
+#define VECTORS_JOIN(a, b) a##b
+#define VECTORS_NAME(a, b) VECTORS_JOIN(a, b)
+#define VECTORS_QUOTE(x)   #x
+#define VECTORS_TEXT(x)    VECTORS_QUOTE(x)
 
 #endif

@@ -138,7 +138,7 @@ static void test_meter(void **state) {
     float x[N * I], w[O * I], b[O] = {0}, y[N * O], want[N * O];
     for (int i = 0; i < N * I; i++) x[i] = (float)i;
     for (int i = 0; i < O * I; i++) w[i] = (float)(i % 7);
-    assert_int_equal(ops_open(&inner, "ref", NULL, &err), ERR_OK);
+    assert_int_equal(ops_open(&inner, "ref", "auto", NULL, &err), ERR_OK);
     ops_meter_fill(&metered, &meter, &inner);
     inner.linear(&inner, want, NULL, x, w, b, N, O, I);
     metered.linear(&metered, y, NULL, x, w, b, N, O, I);

@@ -174,7 +174,7 @@ static void open_fixture(Fixture *f, int K, Targets kind, bool weighted, bool dr
     Err err = {0};
     set_config(&f->config, K);
     ops_ref_fill(&f->ops);
-    const DebertaLimits limits = {SEQUENCES * LONGEST, SEQUENCES, LONGEST, SEQUENCES * LONGEST, true};
+    const DebertaLimits limits = {SEQUENCES * LONGEST, SEQUENCES, LONGEST, SEQUENCES * LONGEST, true, false};
     if (deberta_open(&f->model, &f->config, &f->ops, &limits, &err) != ERR_OK) fail_msg("%s", err.msg);
     for (int s = 0; s < SEQUENCES; s++)
         f->start[s + 1] = f->start[s] + (s == 2 ? LONGEST : 1 + draw(LONGEST));

@@ -449,7 +449,7 @@ static void test_options(void **state) {
         start(at("refused"), WITH(SCRATCH, "--class_weights", "sports=2")));
     expect_refusal(2, "router: max_length: found 200, but the model's max_position_embeddings is 128\n",
                    start(at("refused"), WITH(SCRATCH, "--max_length", "200", "--overwrite")));
-    expect_refusal(2, "router: backend: found 'cuda', expected one of blas, ref\n",
+    expect_refusal(2, "router: backend: found 'cuda', expected one of auto, blas, ref, x86\n",
                    start(at("refused"), WITH(SCRATCH, "--backend", "cuda", "--overwrite")));
     /* other data than the run began with */
     Err err = {0};

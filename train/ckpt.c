@@ -193,7 +193,8 @@ static ErrCode save_state(const char *dir, const CkptState *s, Err *err) {
     for (size_t i = 0; good && i < sizeof numbers / sizeof numbers[0]; i++)
         good = cJSON_AddNumberToObject(root, numbers[i].key, (double)numbers[i].value) != NULL;
     good = good && add_hex(root, "best_metric", s->best_metric) && add_hex(root, "best_loss", s->best_loss) &&
-           add_hex(root, "decay", s->decay) && cJSON_AddStringToObject(root, "data_digest", s->data_digest);
+           add_hex(root, "decay", s->decay) && cJSON_AddStringToObject(root, "data_digest", s->data_digest) &&
+           cJSON_AddStringToObject(root, "backend", s->backend);
     if (isfinite(s->dev_accuracy))
         good =
             good && add_hex(root, "dev_accuracy", s->dev_accuracy) && add_hex(root, "dev_loss", s->dev_loss);
@@ -241,6 +242,9 @@ static ErrCode parse_state(CkptState *s, const cJSON *root, Err *err) {
         TRY(get_hex(&s->dev_accuracy, root, "dev_accuracy", err));
         TRY(get_hex(&s->dev_loss, root, "dev_loss", err));
     }
+    const char *backend = "blas"; /* what every run had before there was a choice */
+    if (cJSON_HasObjectItem(root, "backend")) TRY(json_get_string(&backend, root, "backend", err));
+    (void)snprintf(s->backend, sizeof s->backend, "%s", backend);
     return parse_digest(s->data_digest, root, "data_digest", err);
 }
 

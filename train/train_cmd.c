@@ -24,7 +24,13 @@ static const Flag FLAGS[] = {
      "Continue the run in --out where it was saved, to the same bits."},
     {"overwrite", "overwrite_output_dir", FLAG_BOOL, AT(overwrite), NULL, 0, 0, NULL,
      "Begin anew although --out holds a run."},
-    {"backend", NULL, FLAG_STRING, AT(backend), "blas", 0, 0, "NAME", "Who computes: blas or ref."},
+    {"backend", NULL, FLAG_STRING, AT(backend), "auto", 0, 0, "NAME",
+     "Who computes: blas (float32, any processor), x86 (bfloat16), ref (slow), or auto, the fastest of "
+     "these."},
+    {"precision", NULL, FLAG_CHOICE, AT(precision), "auto", 0, 0, "auto|fp32|bf16",
+     "Numbers that are multiplied; weights, sums and moments are float32 always. auto is bf16 where this "
+     "processor "
+     "has AMX or AVX512-BF16 and is measured to be faster with it."},
     {"threads", NULL, FLAG_INT, AT(threads), "0", 0, 1024, NULL,
      "Threads; 0 is one for each CPU. Results do not depend on it."},
     {"quiet", NULL, FLAG_BOOL, AT(quiet), NULL, 0, 0, NULL, "No progress."},
@@ -148,8 +154,8 @@ static ErrCode begin_run(const TrainOptions *o, const FlagList *arguments, Err *
 static void summary(const Trainer *t, FILE *out) {
     const TrainOptions *o = t->options;
     const double seconds = progress_clock() - t->started, busy = t->busy_seconds > 0 ? t->busy_seconds : 1e-9;
-    const bool blas = strcmp(t->ops.name, "blas") == 0;
-    const OpsBlasMeter meter = blas ? ops_blas_meter(&t->ops) : (OpsBlasMeter){0};
+    const bool measured = strcmp(t->ops.name, "ref") != 0;
+    const OpsBlasMeter meter = measured ? ops_blas_meter(&t->ops) : (OpsBlasMeter){0};
     const char *metric = o->metric_for_best_model;
     const double best = strcmp(metric, "loss") == 0 ? -t->state.best_metric : t->state.best_metric;
     const bool scored = t->state.best_step > 0;
@@ -170,11 +176,12 @@ static void summary(const Trainer *t, FILE *out) {
                   (long long)t->state.step, (unsigned long long)t->rows_seen,
                   (unsigned long long)t->tokens_seen, seconds, (double)t->rows_seen / busy,
                   (double)t->tokens_seen / busy);
-    if (blas && meter.seconds > 0)
-        (void)fprintf(out,
-                      "OpenBLAS: %.0f %% of the threads' time, %.1f GFLOP/s per thread; other kernels: %s\n",
-                      100 * meter.seconds / (seconds * threads_count(t->threads)),
-                      1e-9 * meter.flops / meter.seconds, meter.kernels);
+    if (measured && meter.seconds > 0)
+        (void)fprintf(
+            out,
+            "matrix products: %.0f %% of the threads' time, %.1f GFLOP/s per thread; other kernels: %s\n",
+            100 * meter.seconds / (seconds * threads_count(t->threads)), 1e-9 * meter.flops / meter.seconds,
+            meter.kernels);
     if (scored)
         (void)fprintf(out, "best dev %s %.4f at step %lld (dev chose it; 'router eval %s' measures test)\n",
                       metric, best, (long long)t->state.best_step, o->out);

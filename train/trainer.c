@@ -199,6 +199,18 @@ static ErrCode count_tokens(const Trainer *t, int *count, Err *err) {
     return rc;
 }
 
+/* A continued run keeps the backend that "auto" was when it began. */
+static ErrCode open_backend(Trainer *t, Err *err) {
+    const TrainOptions *o = t->options;
+    CkptState saved = {0};
+    bool found = false;
+    if (o->resume) TRY(ckpt_load_state(&saved, &found, t->last_dir, err));
+    const bool keep = found && strcmp(o->backend, "auto") == 0;
+    TRY(ops_open(&t->ops, keep ? saved.backend : o->backend, o->precision, t->threads, err));
+    (void)snprintf(t->state.backend, sizeof t->state.backend, "%s", t->ops.name);
+    return ERR_OK;
+}
+
 static ErrCode open_model(Trainer *t, Err *err) {
     const TrainOptions *o = t->options;
     const ShardInfo *info = shard_info(t->shard);
@@ -210,7 +222,7 @@ static ErrCode open_model(Trainer *t, Err *err) {
         .longest = longest,
         .step_tokens = rows * longest,
         .train = true};
-    TRY(ops_open(&t->ops, o->backend, t->threads, err));
+    TRY(open_backend(t, err));
     TRY(deberta_open(&t->model, &t->config, &t->ops, &limits, err));
     int tokens = 0;
     TRY(count_tokens(t, &tokens, err));
@@ -302,6 +314,8 @@ static ErrCode begin_or_resume(Trainer *t, Err *err) {
     else
         TRY(ckpt_load_base(&t->adamw, t->base_path, err));
     TRY(ckpt_load(&t->adamw, &saved, t->last_dir, err));
+    deberta_weights_changed(&t->model);
+    (void)snprintf(saved.backend, sizeof saved.backend, "%s", t->ops.name);
     t->state = saved;
     t->last_score = (TrainerScore){saved.dev_loss, saved.dev_accuracy, 0};
     progress_note(NULL, "resumed at step %lld of %lld", (long long)saved.step, (long long)saved.total_steps);

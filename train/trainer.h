@@ -21,7 +21,7 @@
 typedef struct {
     CorpusOptions corpus; /* first: see CORPUS_FLAGS */
     FlagList data, class_weights;
-    char *model, *tokenizer, *out, *backend, *lr_scheduler_type, *metric_for_best_model;
+    char *model, *tokenizer, *out, *backend, *precision, *lr_scheduler_type, *metric_for_best_model;
     int64_t num_train_epochs, max_steps, batch_size, micro_batch_tokens, warmup_steps, threads;
     int64_t logging_steps, eval_steps, eval_rows, save_steps, early_stopping_patience;
     double learning_rate, warmup_ratio, weight_decay, adam_beta1, adam_beta2, adam_epsilon, max_grad_norm;

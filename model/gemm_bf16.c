@@ -1,0 +1,179 @@
+/* model/gemm_bf16.c - packing for gemm.h, and its kernel for AVX512-BF16. Compiled with those instructions. */
+#include <immintrin.h>
+#include <string.h>
+
+#include "model/gemm.h"
+#include "model/gemm_kernels.h"
+
+enum { LINE = 32, W = 16, ROWS = 8, PANELS = 2 }; /* bfloat16 numbers of a cache line; floats of a vector */
+
+static __mmask16 mask16(int n) {
+    return n >= W ? 0xffff : (__mmask16)((1u << n) - 1);
+}
+static __mmask32 mask32(int n) {
+    return n >= LINE ? 0xffffffffu : (1u << n) - 1;
+}
+
+static __m512 floats(const float *p, int n) {
+    return _mm512_maskz_loadu_ps(mask16(n < 0 ? 0 : n), p);
+}
+
+/* 32 numbers of which the first n count. */
+static __m512i line(const float *p, int n) {
+    return (__m512i)_mm512_cvtne2ps_pbh(floats(n > W ? p + W : p, n - W), floats(p, n));
+}
+
+/* Sixteen pairs: `low` in the lower halves, `high` in the upper ones. */
+static __m512i pairs(__m512 low, __m512 high) {
+    const __m512i l = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(low));
+    const __m512i h = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(high));
+    return _mm512_or_si512(l, _mm512_slli_epi32(h, 16));
+}
+
+/* r[i][j] and r[j][i] change places. */
+static void transpose(__m512i r[W]) {
+    __m512i t[W];
+    for (int i = 0; i < W; i += 2) {
+        t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
+        t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
+    }
+    for (int i = 0; i < W; i += 4) {
+        r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
+        r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
+        r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
+        r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
+    }
+    for (int i = 0; i < 4; i++) {
+        t[i] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88);
+        t[i + 4] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xdd);
+        t[i + 8] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x88);
+        t[i + 12] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xdd);
+    }
+    for (int i = 0; i < 4; i++) {
+        r[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
+        r[i + 4] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0x88);
+        r[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
+        r[i + 12] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0xdd);
+    }
+}
+
+/* ---- A ---- */
+
+/* Where the chunk of row m, column k begins; K is that of the whole operand. */
+static size_t a_at(int m, int k, int K, int rows) {
+    const size_t group = (size_t)(m / rows) * (size_t)gemm_padded(K, GEMM_DEPTH) * (size_t)rows;
+    return group + (size_t)k * (size_t)rows + (size_t)(m % rows) * LINE;
+}
+
+static void zero_rows(uint16_t *to, int from, int M, int K, int rows) {
+    for (int m = from; m < M; m++)
+        for (int k = 0; k < K; k += LINE) memset(to + a_at(m, k, K, rows), 0, LINE * sizeof *to);
+}
+
+void gemm_pack_a(uint16_t *to, const float *x, size_t stride, int M, int K, int rows) {
+    for (int m = 0; m < M; m++, x += stride)
+        for (int k = 0; k < K; k += LINE) _mm512_storeu_si512(to + a_at(m, k, K, rows), line(x + k, K - k));
+    zero_rows(to, M, gemm_padded(M, rows), K, rows);
+}
+
+void gemm_pack_a_bf16(uint16_t *to, const uint16_t *x, size_t stride, int M, int K, int rows) {
+    for (int m = 0; m < M; m++, x += stride)
+        for (int k = 0; k < K; k += LINE)
+            _mm512_storeu_si512(to + a_at(m, k, K, rows), _mm512_maskz_loadu_epi16(mask32(K - k), x + k));
+    zero_rows(to, M, gemm_padded(M, rows), K, rows);
+}
+
+void gemm_pack_a_transposed(uint16_t *to, const float *x, size_t stride, int M, int K, int rows,
+                            float *sums) {
+    for (int m = 0; m < M; m += W) {
+        const int n = M - m < W ? M - m : W;
+        __m512 sum = _mm512_setzero_ps();
+        for (int k = 0; k < K; k += LINE) {
+            __m512i r[W];
+            for (int p = 0; p < W; p++) {
+                const int row = k + 2 * p;
+                const float *first = row < K ? x + (size_t)row * stride + m : x;
+                const float *second = row + 1 < K ? first + stride : x;
+                const __m512 low = floats(first, row < K ? n : 0), high = floats(second, row + 1 < K ? n : 0);
+                sum = _mm512_add_ps(sum, _mm512_add_ps(low, high));
+                r[p] = pairs(low, high);
+            }
+            transpose(r);
+            for (int i = 0; i < n; i++) _mm512_storeu_si512(to + a_at(m + i, k, K, rows), r[i]);
+        }
+        if (sums) _mm512_mask_storeu_ps(sums + m, mask16(n), _mm512_add_ps(floats(sums + m, n), sum));
+    }
+    zero_rows(to, M, gemm_padded(M, rows), K, rows);
+}
+
+/* ---- B ---- */
+
+void gemm_pack_b(uint16_t *to, size_t next, const float *x, size_t stride, int k0, int K, int N) {
+    const int padded = gemm_padded(N, 2 * GEMM_PANEL);
+    for (int k = 0; k < K; k += 2, x += 2 * stride) {
+        uint16_t *row = to + (size_t)(k0 + k) * GEMM_PANEL;
+        for (int n = 0; n < padded; n += W, row += next) {
+            const float *at = n < N ? x + n : x;
+            const bool second = k + 1 < K;
+            _mm512_storeu_si512(
+                row, pairs(floats(at, N - n), floats(second ? at + stride : x, second ? N - n : 0)));
+        }
+    }
+}
+
+void gemm_pack_b_bf16(uint16_t *to, size_t next, const uint16_t *x, size_t stride, int k0, int K, int N) {
+    const int padded = gemm_padded(N, 2 * GEMM_PANEL);
+    for (int k = 0; k < K; k += 2, x += 2 * stride) {
+        uint16_t *row = to + (size_t)(k0 + k) * GEMM_PANEL;
+        for (int n = 0; n < padded; n += W, row += next) {
+            const uint16_t *at = n < N ? x + n : x;
+            const bool second = k + 1 < K;
+            const __mmask16 some = mask16(N - n < 0 ? 0 : N - n);
+            const __m256i low = _mm256_maskz_loadu_epi16(some, at);
+            const __m256i high = _mm256_maskz_loadu_epi16(second ? some : 0, second ? at + stride : x);
+            const __m512i pair = _mm512_or_si512(_mm512_cvtepu16_epi32(low),
+                                                 _mm512_slli_epi32(_mm512_cvtepu16_epi32(high), 16));
+            _mm512_storeu_si512(row, pair);
+        }
+    }
+}
+
+void gemm_pack_panel_transposed(uint16_t *to, const float *x, size_t stride, int N, int K) {
+    for (int k = 0; k < K; k += LINE) {
+        __m512i r[W];
+        for (int n = 0; n < W; n++)
+            r[n] = n < N ? line(x + (size_t)n * stride + k, K - k) : _mm512_setzero_si512();
+        transpose(r);
+        for (int p = 0; p < W; p++) _mm512_storeu_si512(to + (size_t)k * GEMM_PANEL + p * LINE, r[p]);
+    }
+}
+
+/* ---- the kernel ---- */
+
+/* 16 sums of 16 numbers: a pair of A, the same in all lanes, times a pair of each of 32 columns. Any block of this kind
+ * keeps the unit busy as long as its sums are more than the instruction's latency. */
+static void block(float *c, size_t ldc, const uint16_t *a, const uint16_t *b, size_t next, int chunks,
+                  bool add) {
+    __m512 sum[ROWS][PANELS];
+    for (int i = 0; i < ROWS; i++)
+        for (int j = 0; j < PANELS; j++)
+            sum[i][j] = add ? _mm512_loadu_ps(c + (size_t)i * ldc + j * W) : _mm512_setzero_ps();
+    for (; chunks > 0; chunks--, a += ROWS * LINE, b += W * LINE) {
+#pragma GCC unroll 4
+        for (int p = 0; p < W; p++) {
+            __m512bh column[PANELS];
+            for (int j = 0; j < PANELS; j++)
+                column[j] = (__m512bh)_mm512_loadu_si512(b + (size_t)j * next + p * LINE);
+            for (int i = 0; i < ROWS; i++) {
+                int32_t pair;
+                memcpy(&pair, a + i * LINE + 2 * p, sizeof pair);
+                const __m512bh row = (__m512bh)_mm512_set1_epi32(pair);
+                for (int j = 0; j < PANELS; j++) sum[i][j] = _mm512_dpbf16_ps(sum[i][j], column[j], row);
+            }
+        }
+    }
+    for (int i = 0; i < ROWS; i++)
+        for (int j = 0; j < PANELS; j++) _mm512_storeu_ps(c + (size_t)i * ldc + j * W, sum[i][j]);
+}
+
+const GemmKernel gemm_kernel_avx512bf16 = {.name = "avx512bf16", .rows = ROWS, .block = block};

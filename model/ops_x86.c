@@ -1,0 +1,378 @@
+/* model/ops_x86.c - the backend for x86 processors that multiply bfloat16: linear layers by gemm.h, all else by the blas
+ * backend with activations in bfloat16. Weights, gradients, moments and sums stay in float.
+ *
+ * Weights are packed twice when they change, for y = x w^T and for dx = dz w: on the way of adamw, which has just read
+ * them, or before the next product. The other operands are packed block by block on their way into the second-level
+ * cache. A task makes one block of a result; the depth of a block's passes is fixed, so that neither the cut nor the
+ * threads show in a result. */
+#include <assert.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "core/mem.h"
+#include "core/progress.h"
+#include "model/gemm.h"
+#include "model/ops.h"
+#include "model/ops_blas.h"
+#include "model/ops_x86.h"
+
+enum {
+    SIDE = 256,  /* most rows and columns of a task's block */
+    LEAST = 64,  /* a side that small problems are cut down to, so that all threads have work */
+    DEPTH = 512, /* of a pass: packed operands and sums of a block fit the second-level cache together */
+    STRIP = 16   /* rows of a weight that adamw updates and packs at a time */
+};
+
+/* A weight (O,I) that is known, and its packed forms. */
+typedef struct {
+    const float *w;
+    int O, I;
+    uint16_t *forward;  /* B (I,O) */
+    uint16_t *backward; /* B (O,I); NULL without training */
+} Bound;
+
+typedef struct {
+    Blas blas; /* first: the functions of that backend are called with this context */
+    const GemmKernel *gemm;
+    Bound *bound; /* sorted by w */
+    size_t count;
+    uint16_t *packed; /* of all */
+    bool stale;       /* weights are newer than their packed forms */
+    char *space;      /* (threads, SPACE_BYTES): Space */
+} X86;
+
+/* What a task works in. */
+typedef struct {
+    uint16_t a[SIDE * DEPTH], b[SIDE * DEPTH];
+    float c[SIDE * SIDE];
+} Space;
+
+/* ---- weights ---- */
+
+static const Bound *find(const X86 *x, const float *w) {
+    size_t low = 0, high = x->count;
+    while (low < high) {
+        const size_t middle = (low + high) / 2;
+        if ((uintptr_t)x->bound[middle].w < (uintptr_t)w)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low < x->count && x->bound[low].w == w ? &x->bound[low] : NULL;
+}
+
+static void pack_strip(const Bound *b, int strip) {
+    const int from = strip * STRIP, rows = b->O - from < STRIP ? b->O - from : STRIP;
+    const float *w = b->w + (size_t)from * (size_t)b->I;
+    gemm_pack_panel_transposed(b->forward + (size_t)strip * gemm_b_next(b->I), w, (size_t)b->I, rows, b->I);
+    if (b->backward) gemm_pack_b(b->backward, gemm_b_next(b->O), w, (size_t)b->I, from, rows, b->I);
+}
+
+typedef struct {
+    const X86 *x86;
+    const Bound *bound;
+    float *p, *m, *v, *g;
+    const AdamwStep *step;
+} Strips;
+
+static int strips(int O) {
+    return (O + STRIP - 1) / STRIP;
+}
+
+static void pack_task(void *arg, size_t i, int thread) {
+    const Strips *s = arg;
+    (void)thread;
+    pack_strip(s->bound, (int)i);
+}
+
+static void refresh(Ops *o) {
+    X86 *x = o->context;
+    for (size_t i = 0; x->stale && i < x->count; i++) {
+        Strips s = {.bound = &x->bound[i]};
+        threads_run(o->threads, pack_task, &s, (size_t)strips(s.bound->O));
+    }
+    x->stale = false;
+}
+
+static void unbind(X86 *x) {
+    mem_free(x->bound);
+    mem_free(x->packed);
+    x->bound = NULL;
+    x->packed = NULL;
+    x->count = 0;
+}
+
+static size_t numbers_of(const ParamView *p, bool train) {
+    const int O = (int)p->rows, I = (int)p->cols;
+    return gemm_b_size(I, O) + (train ? gemm_b_size(O, I) : 0);
+}
+
+static ErrCode x86_bind(Ops *o, const ParamView *list, size_t count, bool train, Err *err) {
+    X86 *x = o->context;
+    unbind(x);
+    size_t linear = 0, numbers = 0;
+    for (size_t i = 0; i < count; i++) {
+        if (list[i].kind != PARAM_LINEAR) continue;
+        linear++;
+        numbers += numbers_of(&list[i], train);
+    }
+    if (!linear) return ERR_OK;
+    TRY(mem_new(&x->bound, linear, sizeof *x->bound, "the packed weights", err));
+    TRY(mem_new(&x->packed, numbers, sizeof *x->packed, "the packed weights", err)); /* zeros: padding */
+    uint16_t *next = x->packed;
+    for (size_t i = 0; i < count; i++) {
+        if (list[i].kind != PARAM_LINEAR) continue;
+        Bound b = {.w = list[i].data, .O = (int)list[i].rows, .I = (int)list[i].cols, .forward = next};
+        if (train) b.backward = next + gemm_b_size(b.I, b.O);
+        next += numbers_of(&list[i], train);
+        size_t at = x->count++;
+        for (; at > 0 && (uintptr_t)x->bound[at - 1].w > (uintptr_t)b.w; at--)
+            x->bound[at] = x->bound[at - 1];
+        x->bound[at] = b;
+    }
+    x->stale = true;
+    return ERR_OK;
+}
+
+static void x86_weights_changed(Ops *o) {
+    ((X86 *)o->context)->stale = true;
+}
+
+static void adamw_task(void *arg, size_t i, int thread) {
+    const Strips *s = arg;
+    (void)thread;
+    const size_t from = i * STRIP * (size_t)s->bound->I, all = (size_t)s->bound->O * (size_t)s->bound->I,
+                 n = all - from < STRIP * (size_t)s->bound->I ? all - from : STRIP * (size_t)s->bound->I;
+    s->x86->blas.kernels->adamw(s->p + from, s->m + from, s->v + from, s->g + from, n, s->step);
+    memset(s->g + from, 0, n * sizeof *s->g);
+    pack_strip(s->bound, (int)i);
+}
+
+static void x86_adamw(Ops *o, float *p, float *m, float *v, float *g, size_t n, const AdamwStep *step) {
+    const X86 *x = o->context;
+    Strips s = {.x86 = x, .bound = find(x, p), .p = p, .m = m, .v = v, .g = g, .step = step};
+    if (s.bound)
+        threads_run(o->threads, adamw_task, &s, (size_t)strips(s.bound->O));
+    else
+        ops_blas_adamw(o, p, m, v, g, n, step);
+}
+
+/* ---- products ---- */
+
+typedef enum { FORWARD, GRAD_X, GRAD_W } Kind;
+
+/* One product C (M,N), K deep, cut into blocks of rows x cols. */
+typedef struct {
+    Kind kind;
+    int M, N, K, rows, cols;
+} Product;
+
+typedef struct {
+    X86 *x86;
+    Product product[2];
+    int products;
+    const Bound *w;
+    Act *y, *pre;
+    const uint16_t *x; /* (N,I) */
+    const float *bias, *dz;
+    float *dx, *dw, *db;
+    int O, I, add_dx;
+} Linear;
+
+/* n cut into equal parts of at most `most`, each a multiple of `unit`. */
+static int part(int n, int most, int unit) {
+    const int parts = (n + most - 1) / most;
+    return gemm_padded((n + parts - 1) / parts, unit);
+}
+
+static int blocks(const Product *p) {
+    return ((p->M + p->rows - 1) / p->rows) * ((p->N + p->cols - 1) / p->cols);
+}
+
+static Product cut(Kind kind, int M, int N, int K, const X86 *x, int threads) {
+    Product p = {kind, M, N, K, 0, 0};
+    for (int side = SIDE; side >= LEAST; side /= 2) {
+        p.cols = part(N, side, 2 * GEMM_PANEL);
+        p.rows = part(M, side, x->gemm->rows);
+        if (blocks(&p) >= 2 * threads) break;
+        p.rows =
+            part(M, 2 * side < SIDE ? 2 * side : SIDE, x->gemm->rows); /* columns first: rows share weights */
+        if (blocks(&p) >= 2 * threads) break;
+    }
+    return p;
+}
+
+/* Packs rows m0 .. of A and gives B, for columns k0 .. k0 + depth - 1 of the product's depth. */
+static const uint16_t *operands(const Linear *l, const Product *p, Space *s, int m0, int rows, int n0,
+                                int cols, int k0, int depth, size_t *next) {
+    const int R = l->x86->gemm->rows;
+    const size_t O = (size_t)l->O, I = (size_t)l->I, m = (size_t)m0, n = (size_t)n0, k = (size_t)k0;
+    if (p->kind == GRAD_W) { /* C (O,I) = dz^T x */
+        float *sums = n0 == 0 && l->db ? l->db + m0 : NULL;
+        gemm_pack_a_transposed(s->a, l->dz + k * O + m, O, rows, depth, R, sums);
+        *next = gemm_b_next(depth);
+        const int whole = gemm_padded(depth, GEMM_DEPTH);
+        for (size_t at = 0;
+             whole != depth && at < *next * (size_t)(gemm_padded(cols, 2 * GEMM_PANEL) / GEMM_PANEL);
+             at += *next) /* the last chunk's rest */
+            memset(s->b + at + *next - GEMM_DEPTH * GEMM_PANEL, 0, GEMM_DEPTH * GEMM_PANEL * sizeof *s->b);
+        gemm_pack_b_bf16(s->b, *next, l->x + k * I + n, I, 0, depth, cols);
+        return s->b;
+    }
+    if (p->kind == FORWARD) { /* C (N,O) = x w^T */
+        gemm_pack_a_bf16(s->a, l->x + m * I + k, I, rows, depth, R);
+        *next = gemm_b_next(l->I);
+        return l->w->forward + n / GEMM_PANEL * *next + k * GEMM_PANEL;
+    }
+    gemm_pack_a(s->a, l->dz + m * O + k, O, rows, depth, R); /* C (N,I) = dz w */
+    *next = gemm_b_next(l->O);
+    return l->w->backward + n / GEMM_PANEL * *next + k * GEMM_PANEL;
+}
+
+/* What becomes of a finished block. */
+static void finish(const Linear *l, const Product *p, const Space *s, int m0, int rows, int n0, int cols) {
+    const Kernels *k = l->x86->blas.kernels;
+    const size_t ldc = (size_t)p->cols, at = (size_t)m0 * (size_t)p->N + (size_t)n0;
+    if (p->kind == FORWARD)
+        k->linear_out((uint16_t *)l->y + at, l->pre ? (uint16_t *)l->pre + at : NULL, (size_t)p->N, s->c, ldc,
+                      l->bias + n0, rows, cols);
+    else if (p->kind == GRAD_X)
+        k->rows_out(l->dx + at, (size_t)p->N, s->c, ldc, rows, cols, l->add_dx);
+    else
+        k->rows_out(l->dw + at, (size_t)p->N, s->c, ldc, rows, cols, 1);
+}
+
+static void product_task(void *arg, size_t task, int thread) {
+    const Linear *l = arg;
+    const GemmKernel *g = l->x86->gemm;
+    Space *s = (Space *)(void *)(l->x86->space + (size_t)thread * sizeof(Space));
+    BlasMeter *meter = &l->x86->blas.meters[thread];
+    const double began = progress_clock();
+    int t = (int)task;
+    const Product *p = l->product;
+    for (; t >= blocks(p); p++) t -= blocks(p);
+    const int across = (p->N + p->cols - 1) / p->cols, m0 = t / across * p->rows, n0 = t % across * p->cols;
+    const int rows = p->M - m0 < p->rows ? p->M - m0 : p->rows,
+              cols = p->N - n0 < p->cols ? p->N - n0 : p->cols;
+    if (g->begin) g->begin();
+    for (int k0 = 0; k0 < p->K; k0 += DEPTH) {
+        const int depth = p->K - k0 < DEPTH ? p->K - k0 : DEPTH,
+                  chunks = (depth + GEMM_DEPTH - 1) / GEMM_DEPTH;
+        size_t next;
+        const uint16_t *b = operands(l, p, s, m0, rows, n0, cols, k0, depth, &next);
+        for (int n = 0; n < cols; n += 2 * GEMM_PANEL)
+            for (int m = 0; m < rows; m += g->rows)
+                g->block(s->c + (size_t)m * (size_t)p->cols + n, (size_t)p->cols,
+                         s->a + (size_t)m * (size_t)(chunks * GEMM_DEPTH),
+                         b + (size_t)(n / GEMM_PANEL) * next, next, chunks, k0 > 0);
+    }
+    if (g->end) g->end();
+    finish(l, p, s, m0, rows, n0, cols);
+    meter->seconds += progress_clock() - began;
+    meter->flops += 2.0 * rows * cols * p->K;
+}
+
+static void run_products(Ops *o, Linear *l) {
+    size_t tasks = 0;
+    for (int i = 0; i < l->products; i++) tasks += (size_t)blocks(&l->product[i]);
+    threads_run(o->threads, product_task, l, tasks);
+}
+
+static void x86_linear(Ops *o, Act *y, Act *pre, const Act *x, const float *w, const float *b, int N, int O,
+                       int I) {
+    X86 *x86 = o->context;
+    refresh(o);
+    Linear l = {
+        .x86 = x86, .products = 1, .w = find(x86, w), .y = y, .pre = pre, .x = x, .bias = b, .O = O, .I = I};
+    assert(l.w && l.w->O == O && l.w->I == I);
+    l.product[0] = cut(FORWARD, N, O, I, x86, threads_count(o->threads));
+    run_products(o, &l);
+}
+
+static void x86_linear_grad(Ops *o, float *dx, int add_dx, float *dw, float *db, float *dy, const Act *x,
+                            const float *w, const Act *pre, int N, int O, int I) {
+    X86 *x86 = o->context;
+    const int threads = threads_count(o->threads);
+    refresh(o);
+    if (pre) ops_blas_gelu_grad(o, x86->blas.kernels, dy, pre, (size_t)N * (size_t)O);
+    Linear l = {.x86 = x86,
+                .products = 1,
+                .w = find(x86, w),
+                .x = x,
+                .dz = dy,
+                .dx = dx,
+                .dw = dw,
+                .db = db,
+                .O = O,
+                .I = I,
+                .add_dx = add_dx};
+    assert(l.w && l.w->O == O && l.w->I == I && l.w->backward);
+    l.product[0] = cut(GRAD_W, O, I, N, x86, threads);
+    if (dx) l.product[l.products++] = cut(GRAD_X, N, I, O, x86, threads);
+    run_products(o, &l);
+}
+
+/* ---- life ---- */
+
+static void x86_close(Ops *o) {
+    X86 *x = o->context;
+    unbind(x);
+    mem_free(x->space);
+    ops_blas_close(o);
+}
+
+ErrCode ops_x86_fill(Ops *o, Err *err) {
+    const GemmKernel *gemm = gemm_kernel(NULL);
+    if (!gemm)
+        return err_set(
+            err, ERR_BACKEND,
+            "backend x86 needs a processor with AVX512-BF16 or AMX; --precision fp32 runs everywhere");
+    TRY(ops_blas_open(o, sizeof(X86), err));
+    X86 *x = o->context;
+    x->gemm = gemm;
+    const ErrCode rc =
+        mem_new(&x->space, (size_t)threads_count(o->threads), sizeof(Space), "the backend", err);
+    if (rc != ERR_OK) {
+        x86_close(o);
+        *o = (Ops){0};
+        return rc;
+    }
+#if defined(__x86_64__)
+    x->blas.kernels = &kernels_bf16;
+#endif
+    o->act_bytes = sizeof(uint16_t);
+    o->close = x86_close;
+    o->bind = x86_bind;
+    o->weights_changed = x86_weights_changed;
+    o->linear = x86_linear;
+    o->linear_grad = x86_linear_grad;
+    o->adamw = x86_adamw;
+    return ERR_OK;
+}
+
+const char *ops_x86_kernel(void) {
+    const GemmKernel *gemm = gemm_kernel(NULL);
+    return gemm ? gemm->name : NULL;
+}
+
+bool ops_x86_gains(void) {
+    enum { M = 64, N = 128, K = 512, TRIES = 5 };
+    const GemmKernel *g = gemm_kernel(NULL);
+    Space *s = g ? mem_alloc(1, sizeof *s) : NULL;
+    if (!s) return false;
+    double best = 1e9; /* of zeros, which take as long as other numbers */
+    for (int i = 0; i < TRIES; i++) {
+        const double from = progress_clock();
+        if (g->begin) g->begin();
+        for (int n = 0; n < N; n += 2 * GEMM_PANEL)
+            for (int m = 0; m < M; m += g->rows)
+                g->block(s->c + m * N + n, N, s->a + m * K, s->b + n * K, gemm_b_next(K), K / GEMM_DEPTH,
+                         false);
+        if (g->end) g->end();
+        const double seconds = progress_clock() - from;
+        best = seconds < best ? seconds : best;
+    }
+    mem_free(s);
+    const double alone = ops_blas_alone('f', M, N, K, 1, 0.002);
+    return alone > 0 && best * 1.2 < alone;
+}
