@@ -147,7 +147,7 @@ static void test_quant(void **state) {
 /* Against the definition, on odd sizes; sums of the largest size must not overflow. */
 static void test_int8(void **state) {
     (void)state;
-    const Int8Kernels *k = int8_kernels();
+    const Int8Kernels *k = &int8_portable;
     for (uint64_t round = 0; round < 60; round++) {
         const int in = round == 0 ? INT8_INPUTS_MAX : 1 + (int)(rng_bits(seed, round) % 150);
         const int out = 1 + (int)(rng_bits(seed, 100 + round) % 40),
@@ -156,15 +156,16 @@ static void test_int8(void **state) {
         float *x = mem_alloc(N * I, sizeof *x), *y = mem_alloc(N * O, sizeof *y);
         float *scale = mem_alloc(O, sizeof *scale), *bias = mem_alloc(O, sizeof *bias);
         int8_t *w = mem_alloc(O * I, 1);
-        Int8Rows q = {mem_alloc(N * I, sizeof *q.q), mem_alloc(N, sizeof *q.scale)};
+        Int8Rows q = {mem_alloc(N * I, sizeof *q.q), mem_alloc(N, sizeof *q.scale), mem_alloc(N, sizeof *q.start), I};
         void *scratch = mem_alloc(int8_scratch(in), 1);
         for (size_t i = 0; i < N * I; i++) x[i] = round == 0 ? -1.0f : (float)(3 * uniform(round, i));
         for (size_t i = 0; i < O * I; i++)
             w[i] = round == 0 ? -128 : (int8_t)(127 * uniform(round + 1000, i));
         for (size_t i = 0; i < O; i++) scale[i] = 0.01f + (float)i, bias[i] = (float)uniform(round + 2000, i);
         if (round == 1) memset(x, 0, I * sizeof *x);
-        k->quantize(&q, x, rows, in);
-        k->linear(y, &q, rows, &(Int8Linear){w, scale, bias, out, in}, scratch);
+        for (size_t n = 0; n < N; n++)
+            k->lanes->quantize(q.q + n * I, &q.scale[n], &q.start[n], x + n * I, in);
+        k->linear(y, &q, rows, &(Int8Linear){w, scale, bias, out, in}, 0, out, (Int8Next){0}, scratch);
         for (size_t n = 0; n < N; n++) {
             float max = 0;
             for (size_t i = 0; i < I; i++) max = fmaxf(max, fabsf(x[n * I + i]));
@@ -179,9 +180,9 @@ static void test_int8(void **state) {
             }
         }
         x[0] = NAN; /* must not be undefined behaviour */
-        k->quantize(&q, x, rows, in);
+        k->lanes->quantize(q.q, &q.scale[0], &q.start[0], x, in);
         mem_free(x), mem_free(y), mem_free(scale), mem_free(bias), mem_free(w), mem_free(scratch);
-        mem_free(q.q), mem_free(q.scale);
+        mem_free(q.q), mem_free(q.scale), mem_free(q.start);
     }
 }
 
@@ -267,7 +268,7 @@ static void test_export(void **state) {
     read_ok(&packed, in_folder("c.zst"));
     assert_true(packed.len < whole.len && report.blob_bytes == whole.len && report.file_bytes == packed.len);
     Blob blob;
-    assert_int_equal(blob_open(&blob, in_folder("c.zst"), false, NULL, NULL), ERR_OK);
+    assert_int_equal(blob_open(&blob, in_folder("c.zst"), NULL, NULL, NULL), ERR_OK);
     assert_true(blob.packed && blob.size == whole.len);
     assert_memory_equal(blob.bytes, whole.data, whole.len);
     assert_string_equal(blob_metadata(&blob, "router.license"), "MIT");
@@ -303,7 +304,7 @@ static void test_run_folder(void **state) {
     write_model(in_folder("run/model-best"));
     export_ok(made, in_folder("run"), &(ExporterOptions){.max_tokens = 40}, &report);
     Blob blob;
-    assert_int_equal(blob_open(&blob, made, false, NULL, NULL), ERR_OK);
+    assert_int_equal(blob_open(&blob, made, NULL, NULL, NULL), ERR_OK);
     assert_string_equal(blob_metadata(&blob, "router.metrics"), "{\"set\":\"test\",\"n\":7}");
     assert_string_equal(blob_metadata(&blob, "router.metrics.dev"),
                         "{\"step\":20,\"dev_loss\":2,\"dev_rows\":9}");
@@ -327,7 +328,7 @@ static void test_run_folder(void **state) {
     assert_int_equal(file_save(in_folder("run/model-best/config.json"), config.data, config.len, &err),
                      ERR_OK);
     export_ok(made, in_folder("run"), &none, &report);
-    assert_int_equal(blob_open(&blob, made, false, NULL, NULL), ERR_OK);
+    assert_int_equal(blob_open(&blob, made, NULL, NULL, NULL), ERR_OK);
     assert_false(blob.config.plain_text);
     const char *ids = blob_metadata(&blob, "router.golden.12.ids"); /* [CLS] ignore ... */
     assert_memory_equal(ids, "1 1 ", 4);
