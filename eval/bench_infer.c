@@ -19,7 +19,7 @@ enum {
     LATENCY_TIMES = 4, /* percentiles need more samples than a median: so many times --seconds */
     CHUNK_ROWS = 512,
     BATCH_PROMPTS = 256,
-    BATCH_ROUND = 32, /* prompts between looks at the clock */
+    BATCH_GROUPS = 4, /* of each thread between looks at the clock */
     BATCH_TIMES = 12
 };
 
@@ -131,22 +131,34 @@ typedef struct {
     Forward forward;
     ForwardSpace *spaces; /* one for each thread */
     int32_t *ids;         /* (BATCH_PROMPTS, 512) */
-    float *logits;        /* (threads, K) */
+    ForwardText *texts;   /* (BATCH_PROMPTS) */
+    float *logits;        /* (BATCH_PROMPTS, K) */
     ErrCode *failed;      /* of each thread */
     Err *why;
-    int length; /* of the prompts that are asked now */
+    Threads *sharing; /* that compute one prompt together, or NULL */
+    int group;        /* prompts that a thread computes at a time */
 } Infer;
 
-static void ask(void *arg, size_t prompt, int thread) {
-    Infer *f = arg;
+static void ask(Infer *f, int first, int count, Threads *sharing, int thread) {
     if (f->failed[thread] != ERR_OK) return;
     f->failed[thread] = forward_run(&f->forward, &f->spaces[thread],
-                                    f->logits + (size_t)thread * (size_t)f->b->config.num_labels,
-                                    f->ids + prompt * 512, f->length, &f->why[thread]);
+                                    f->logits + (size_t)first * (size_t)f->b->config.num_labels,
+                                    f->texts + first, count, sharing, NULL, &f->why[thread]);
 }
 
 static void ask_one(void *context) {
-    ask(context, 0, 0);
+    Infer *f = context;
+    ask(f, 0, 1, f->sharing, 0);
+}
+
+static void ask_group(void *arg, size_t i, int thread) {
+    Infer *f = arg;
+    const int groups = BATCH_PROMPTS / f->group;
+    ask(f, (int)(i % (size_t)groups) * f->group, f->group, NULL, thread);
+}
+
+static void set_length(Infer *f, int length) {
+    for (int i = 0; i < BATCH_PROMPTS; i++) f->texts[i] = (ForwardText){f->ids + (size_t)i * 512, length};
 }
 
 static ErrCode first_failure(const Infer *f, Err *err) {
@@ -195,52 +207,64 @@ static void latency(const Bench *b, cJSON *list, const char *precision, int thre
     (void)cJSON_AddItemToArray(list, o);
 }
 
-static void latency_int8(Infer *f, cJSON *list) {
+static void latency_int8(Infer *f, cJSON *list, Threads *sharing) {
     const Bench *b = f->b;
-    const double bandwidth = peaks_best(&b->peaks, PEAKS_READ, false);
+    const double bandwidth = peaks_best(&b->peaks, PEAKS_READ, sharing != NULL);
+    f->sharing = sharing;
     for (int i = 0; i < LENGTH_COUNT; i++) {
         if (LENGTHS[i] > b->config.max_position_embeddings) continue;
-        f->length = LENGTHS[i];
-        latency(b, list, "int8", 1, f->length, bytes_read(&b->config, f->length) / bandwidth, ask_one, f);
+        set_length(f, LENGTHS[i]);
+        latency(b, list, "int8", threads_count(sharing), LENGTHS[i],
+                bytes_read(&b->config, LENGTHS[i]) / bandwidth, ask_one, f);
     }
 }
 
-/* ---- throughput ---- */
+/* ---- throughput: every thread computes groups of its own, as librouter does with many texts ---- */
 
-static ErrCode throughput(Infer *f, cJSON *list, int threads, int length, Err *err) {
+static ErrCode throughput(Infer *f, cJSON *list, Threads *threads, int length, Err *err) {
     const Bench *b = f->b;
+    const int groups = BATCH_GROUPS * threads_count(threads);
     int done = 0;
-    f->length = length;
+    f->group = FORWARD_GROUP_TOKENS / length;
+    set_length(f, length);
     const double begin = progress_clock();
     while (done < BATCH_PROMPTS && (!done || progress_clock() - begin < BATCH_TIMES * b->options->seconds)) {
-        threads_run(threads > 1 ? b->threads : NULL, ask, f, BATCH_ROUND);
-        done += BATCH_ROUND;
+        threads_run(threads, ask_group, f, (size_t)groups);
+        done += groups * f->group;
     }
     const double rate = done / (progress_clock() - begin);
     cJSON *o = cJSON_CreateObject();
-    (void)cJSON_AddNumberToObject(o, "threads", threads);
+    (void)cJSON_AddNumberToObject(o, "threads", threads_count(threads));
     (void)cJSON_AddNumberToObject(o, "tokens", length);
     (void)cJSON_AddNumberToObject(o, "prompts", done);
     bench_number(o, "prompts_per_second", rate);
     bench_number(o, "tokens_per_second", rate * length);
     (void)cJSON_AddItemToArray(list, o);
-    bench_print(b, "  %7d %7d %8d %12.1f %12.0f\n", threads, length, done, rate, rate * length);
+    bench_print(b, "  %7d %7d %8d %12.1f %12.0f\n", threads_count(threads), length, done, rate,
+                rate * length);
     return first_failure(f, err);
 }
 
 static ErrCode throughputs(Infer *f, cJSON *list, Err *err) {
     static const int BATCH_LENGTHS[] = {32, 64};
-    const int all = threads_count(f->b->threads);
+    Threads *all = f->b->threads;
     bench_print(f->b, "\nMany prompts\n  threads  tokens  prompts    prompts/s     tokens/s\n");
     for (int i = 0; i < 2; i++) {
         if (BATCH_LENGTHS[i] > f->b->config.max_position_embeddings) continue;
-        TRY(throughput(f, list, 1, BATCH_LENGTHS[i], err));
-        if (all > 1) TRY(throughput(f, list, all, BATCH_LENGTHS[i], err));
+        TRY(throughput(f, list, NULL, BATCH_LENGTHS[i], err));
+        if (threads_count(all) > 1) TRY(throughput(f, list, all, BATCH_LENGTHS[i], err));
     }
     return ERR_OK;
 }
 
 /* ---- opening ---- */
+
+/* As librouter picks them; ROUTER_INT8_KERNELS names a lesser set. */
+static const Int8Kernels *kernels(void) {
+    const char *wanted =
+        getenv("ROUTER_INT8_KERNELS"); /* NOLINT(concurrency-mt-unsafe): nobody sets the environment */
+    return int8_pick(int8_features(), wanted);
+}
 
 /* Twice: with digests checked, as a file from elsewhere is; and trusted. The second one stays open. */
 static ErrCode load(Infer *f, const Buf *bytes, cJSON *json, Err *err) {
@@ -249,7 +273,7 @@ static ErrCode load(Infer *f, const Buf *bytes, cJSON *json, Err *err) {
     for (int trust = 0; trust < 2; trust++) {
         const double from = progress_clock();
         TRY(blob_open_memory(&f->blob, bytes->data, bytes->len, trust == 1, b->threads, err));
-        TRY(forward_init(&f->forward, &f->blob, err));
+        TRY(forward_init(&f->forward, &f->blob, kernels(), b->threads, err));
         ms[trust] = 1e3 * (progress_clock() - from);
         if (trust) break;
         forward_free(&f->forward);
@@ -277,7 +301,8 @@ static ErrCode infer_open(Infer *f, cJSON *json, Err *err) {
     if (rc != ERR_OK) return rc;
     TRY(mem_new(&f->spaces, T, sizeof *f->spaces, "inference", err));
     TRY(mem_new(&f->ids, (size_t)BATCH_PROMPTS * 512, sizeof *f->ids, "inference", err));
-    TRY(mem_new(&f->logits, T * K, sizeof *f->logits, "inference", err));
+    TRY(mem_new(&f->texts, BATCH_PROMPTS, sizeof *f->texts, "inference", err));
+    TRY(mem_new(&f->logits, BATCH_PROMPTS * K, sizeof *f->logits, "inference", err));
     TRY(mem_new(&f->failed, T, sizeof *f->failed, "inference", err));
     TRY(mem_new(&f->why, T, sizeof *f->why, "inference", err));
     bench_ids(f->ids, (size_t)BATCH_PROMPTS * 512, f->b->config.vocab_size, 13);
@@ -290,6 +315,7 @@ static void infer_close(Infer *f) {
     blob_close(&f->blob);
     mem_free(f->spaces);
     mem_free(f->ids);
+    mem_free(f->texts);
     mem_free(f->logits);
     mem_free(f->failed);
     mem_free(f->why);
@@ -336,7 +362,8 @@ ErrCode bench_infer(Bench *b, Err *err) {
             b,
             "\nOne prompt after the other, milliseconds; bound: reading the weights once at the peak\n"
             "  weights  threads  tokens       p50       p95       p99  samples     bound\n");
-        latency_int8(&f, list);
+        latency_int8(&f, list, NULL);
+        if (threads_count(b->threads) > 1) latency_int8(&f, list, b->threads);
         rc = first_failure(&f, err);
     }
     if (rc == ERR_OK) {
