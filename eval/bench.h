@@ -10,7 +10,9 @@
  *             stream: [{op, median, best (bytes/s), of_peak}]}
  *   train    {rows, tokens, mean_length, longest, micro_batches, steps: [seconds], step_seconds (their median),
  *             tokens_per_second, operations, of_peak, peak_bytes, shares: [{op, seconds, calls, share, operations_per_second}]}
- *   infer    {load: {...}, latency: [{precision (int8, or the checkpoint's), threads, tokens, p50_ms, p95_ms, p99_ms, samples, bound_ms, of_bound}],
+ *   infer    {load: {bytes, checked_ms, trusted_ms, kernels},
+ *             latency: [{precision (int8, or that of the checkpoint), threads, tokens, p50_ms, p95_ms, p99_ms, samples,
+ *                        stream_ms, compute_ms, of_bound}],
  *             batch: [{tokens, threads, prompts_per_second, tokens_per_second}]}
  * of_peak compares the best sample with the best peak of the precision that computed it. */
 #ifndef EVAL_BENCH_H
