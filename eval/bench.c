@@ -115,10 +115,6 @@ void bench_print(const Bench *b, const char *fmt, ...) {
     (void)fflush(b->out); /* whoever watches sees each line when it is known */
 }
 
-const char *bench_precision(const Bench *b) {
-    return b->precision == PEAKS_BF16 ? "bf16" : "fp32";
-}
-
 void bench_number(cJSON *object, const char *key, double value) {
     char text[32];
     (void)snprintf(text, sizeof text, "%.6g", value);

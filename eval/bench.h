@@ -2,7 +2,8 @@
  * adds an object to the JSON; rates are given beside the peaks of the same run (eval/peaks.h).
  *
  * JSON, keys stable; seconds, bytes and operations are plain numbers, a multiply-add is two operations:
- *   machine  {cpu, threads, kernels, product (of bf16 matrices, or null), openblas_coretype (of the environment, or null)}
+ *   machine  {cpu, threads, kernels, precision (of training), product (the kernel of its matrices,
+ *            or null: OpenBLAS), openblas_coretype (of the environment, or null)}
  *   model    {size, hidden, layers, heads, intermediate, vocabulary, buckets}
  *   peaks    [{key, kind, threads, best, median, samples, slow_samples, slow_median}]
  *   ops      {linear: [{tokens, out, in, forward, gradients (dx and dw), dw: {median, best (operations/s), of_peak, sgemm_alone}}],
@@ -76,8 +77,6 @@ double bench_median(double *values, int n); /* sorts them */
 
 /* A line for people, when tables are wanted. */
 void bench_print(const Bench *b, const char *fmt, ...) ERR_PRINTF(2, 3);
-
-const char *bench_precision(const Bench *b); /* "fp32" or "bf16": of training */
 
 /* A number in six digits. */
 void bench_number(cJSON *object, const char *key, double value);

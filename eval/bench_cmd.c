@@ -140,7 +140,7 @@ static void describe(const Bench *b) {
     const char *size = b->options->model ? b->options->model : b->options->size;
     const char *coretype = getenv("OPENBLAS_CORETYPE"); /* NOLINT(concurrency-mt-unsafe): nobody sets it */
     const char *kernels = ops_blas_meter(&b->ops).kernels,
-               *product = b->precision == PEAKS_BF16 ? ops_x86_kernel() : NULL;
+               *product = strcmp(b->ops.name, "x86") == 0 ? ops_x86_kernel(b->precision == PEAKS_BF16) : NULL;
     const int threads = threads_count(b->threads);
     char cpu[200];
     cpu_name(cpu, sizeof cpu);
@@ -148,6 +148,7 @@ static void describe(const Bench *b) {
     (void)cJSON_AddStringToObject(machine, "cpu", cpu);
     (void)cJSON_AddNumberToObject(machine, "threads", threads);
     (void)cJSON_AddStringToObject(machine, "kernels", kernels);
+    add_text(machine, "precision", b->ops.precision);
     add_text(machine, "product", product);
     add_text(machine, "openblas_coretype", coretype);
     cJSON *model = cJSON_AddObjectToObject(b->json, "model");
@@ -159,7 +160,7 @@ static void describe(const Bench *b) {
     (void)cJSON_AddNumberToObject(model, "vocabulary", c->vocab_size);
     (void)cJSON_AddNumberToObject(model, "buckets", c->position_buckets);
     bench_print(b, "%s, %d thread%s, kernels %s, training in %s%s%s%s%s\n", cpu, threads,
-                threads == 1 ? "" : "s", kernels, bench_precision(b), product ? " by " : "",
+                threads == 1 ? "" : "s", kernels, b->ops.precision, product ? " by " : "",
                 product ? product : "", coretype ? ", OPENBLAS_CORETYPE=" : "", coretype ? coretype : "");
     bench_print(b, "%s: %d layers of %d, %d heads, feed-forward %d, vocabulary %d\n", size,
                 c->num_hidden_layers, c->hidden_size, c->num_attention_heads, c->intermediate_size,
@@ -210,7 +211,7 @@ static ErrCode measure(Bench *b, int sections, Err *err) {
     TRY(bench_lengths(b, err));
     TRY(threads_open(&b->threads, (int)o->threads, err));
     TRY(ops_open(&b->ops, "auto", o->precision, b->threads, err));
-    b->precision = b->ops.act_bytes == sizeof(real) ? PEAKS_FP32 : PEAKS_BF16;
+    b->precision = strcmp(b->ops.precision, "bf16") == 0 ? PEAKS_BF16 : PEAKS_FP32;
     describe(b);
     TRY(peaks_measure(&b->peaks, b->threads, o->seconds, err));
     if (sections & SECTION_PEAKS) report_peaks(b);

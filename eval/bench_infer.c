@@ -365,7 +365,7 @@ static ErrCode latency_floats(Bench *b, Floats *f, cJSON *list, Err *err) {
         if (LENGTHS[i] > most) continue;
         f->start[1] = LENGTHS[i];
         f->packed = (Packed){LENGTHS[i], 1, LENGTHS[i], f->ids, f->start, NULL};
-        latency(b, list, bench_precision(b), threads_count(b->threads), LENGTHS[i], NULL, float_one, f);
+        latency(b, list, b->ops.precision, threads_count(b->threads), LENGTHS[i], NULL, float_one, f);
     }
     return b->ops.sync(&b->ops, err);
 }

@@ -150,7 +150,7 @@ ErrCode bench_linear(Bench *b, cJSON *ops, Err *err) {
                     "\nLinear layers, GFLOP/s: median, best as share of the %s peak, cblas_sgemm alone\n"
                     "  tokens x  out x   in             forward                  dX + dW"
                     "                    dW\n",
-                    bench_precision(b));
+                    b->ops.precision);
     for (int t = 0; rc == ERR_OK && t < 2; t++)
         for (int i = 0; rc == ERR_OK && i < 3; i++) {
             l.N = tokens[t];

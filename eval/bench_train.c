@@ -149,7 +149,7 @@ static void report(const Train *t, cJSON *json, double *took, int64_t steps) {
         (void)cJSON_AddItemToArray(list, cJSON_CreateRaw(text));
     }
     const double median = bench_median(took, (int)steps), peak = peaks_best(&b->peaks, b->precision, true);
-    const char *precision = bench_precision(b);
+    const char *precision = b->ops.precision;
     (void)cJSON_AddStringToObject(json, "precision", precision);
     (void)cJSON_AddNumberToObject(json, "rows", b->rows);
     (void)cJSON_AddNumberToObject(json, "tokens", b->tokens);

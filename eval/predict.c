@@ -123,7 +123,7 @@ static ErrCode open_folder(Predictor *p, const char *path, const PredictRule *ru
     ErrCode rc = read_rule(&p->rule, dir, rule->max_tokens, err);
     if (rc == ERR_OK) rc = tokenizer_open(&p->tokenizer, dir, err);
     if (rc == ERR_OK)
-        rc = classifier_open(&p->classifier, dir, rule->backend ? rule->backend : "blas", p->rule.max_tokens,
+        rc = classifier_open(&p->classifier, dir, rule->backend ? rule->backend : "auto", p->rule.max_tokens,
                              p->threads, err);
     const Config *config = &p->classifier.config;
     /* As plain text, [MASK] is never produced: it may lie behind the last embedding. */

@@ -243,7 +243,8 @@ static const Flag FLAGS[] = {
      "Lines answered together; 1 answers each line as it comes."},
     {"max_length", "max_seq_length", FLAG_INT, AT(max_length), "0", 0, 65536, NULL,
      "Tokens at which texts are cut; 0: the model's own rule."},
-    {"backend", NULL, FLAG_STRING, AT(backend), NULL, 0, 0, "NAME", "Backend for a folder; default: blas."},
+    {"backend", NULL, FLAG_STRING, AT(backend), NULL, 0, 0, "NAME",
+     "Backend for a folder, in fp32: auto (the default), x86, blas or ref."},
     {"threads", NULL, FLAG_INT, AT(threads), "0", 0, 1024, NULL, "Threads; 0: one per CPU."},
 };
 

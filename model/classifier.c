@@ -19,7 +19,7 @@ ErrCode classifier_open(Classifier *c, const char *dir, const char *backend, int
         rc = err_set(err, ERR_ARGUMENT, "%s: the model has no labels: it is not a trained classifier", dir);
         goto done;
     }
-    rc = ops_open(&c->ops, backend, "auto", threads, err);
+    rc = ops_open(&c->ops, backend, "fp32", threads, err);
     if (rc != ERR_OK) goto done;
     if (longest <= 0 || longest > c->config.max_position_embeddings)
         longest = c->config.max_position_embeddings;

@@ -85,8 +85,10 @@ static void end(void) {
 #endif
 
 /* Tiles 0 .. 3 are sums (0 1 / 2 3), 4 and 5 rows of A, 6 and 7 panels of B. */
-static void block(float *c, size_t ldc, const uint16_t *a, const uint16_t *b, size_t next, int chunks,
+static void block(float *c, size_t ldc, const void *packed_a, const void *packed_b, size_t next, int chunks,
                   bool add) {
+    const uint16_t *a = packed_a, *b = packed_b;
+    const size_t panel = next / sizeof *b;
     float *lower = c + TILE_ROWS * ldc;
     __asm__ volatile("" ::: "memory"); /* tile loads do not tell the compiler what they read */
     if (add) {
@@ -102,7 +104,7 @@ static void block(float *c, size_t ldc, const uint16_t *a, const uint16_t *b, si
     }
     for (; chunks > 0; chunks--, a += 2 * TILE, b += TILE) {
         TILE_LOAD(6, b);
-        TILE_LOAD(7, b + next);
+        TILE_LOAD(7, b + panel);
         TILE_LOAD(4, a);
         TILE_LOAD(5, a + TILE);
         TILE_MULTIPLY(0, 4, 6);
@@ -117,4 +119,5 @@ static void block(float *c, size_t ldc, const uint16_t *a, const uint16_t *b, si
     __asm__ volatile("" ::: "memory");
 }
 
-const GemmKernel KERNEL = {.name = KERNEL_NAME, .rows = ROWS, .block = block, .begin = BEGIN, .end = END};
+const GemmKernel KERNEL = {
+    .name = KERNEL_NAME, .rows = ROWS, .block = block, .begin = BEGIN, .end = END, GEMM_BF16_PACKING};

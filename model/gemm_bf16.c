@@ -61,7 +61,7 @@ static void transpose(__m512i r[W]) {
 
 /* Where the chunk of row m, column k begins; K is that of the whole operand. */
 static size_t a_at(int m, int k, int K, int rows) {
-    const size_t group = (size_t)(m / rows) * (size_t)gemm_padded(K, GEMM_DEPTH) * (size_t)rows;
+    const size_t group = (size_t)(m / rows) * (size_t)gemm_padded(K, LINE) * (size_t)rows;
     return group + (size_t)k * (size_t)rows + (size_t)(m % rows) * LINE;
 }
 
@@ -70,21 +70,25 @@ static void zero_rows(uint16_t *to, int from, int M, int K, int rows) {
         for (int k = 0; k < K; k += LINE) memset(to + a_at(m, k, K, rows), 0, LINE * sizeof *to);
 }
 
-void gemm_pack_a(uint16_t *to, const float *x, size_t stride, int M, int K, int rows) {
+void gemm_bf16_pack_a(void *out, const float *x, size_t stride, int M, int K, int rows) {
+    uint16_t *to = out;
     for (int m = 0; m < M; m++, x += stride)
         for (int k = 0; k < K; k += LINE) _mm512_storeu_si512(to + a_at(m, k, K, rows), line(x + k, K - k));
     zero_rows(to, M, gemm_padded(M, rows), K, rows);
 }
 
-void gemm_pack_a_bf16(uint16_t *to, const uint16_t *x, size_t stride, int M, int K, int rows) {
+void gemm_bf16_pack_a_act(void *out, const void *in, size_t stride, int M, int K, int rows) {
+    uint16_t *to = out;
+    const uint16_t *x = in;
     for (int m = 0; m < M; m++, x += stride)
         for (int k = 0; k < K; k += LINE)
             _mm512_storeu_si512(to + a_at(m, k, K, rows), _mm512_maskz_loadu_epi16(mask32(K - k), x + k));
     zero_rows(to, M, gemm_padded(M, rows), K, rows);
 }
 
-void gemm_pack_a_transposed(uint16_t *to, const float *x, size_t stride, int M, int K, int rows,
-                            float *sums) {
+void gemm_bf16_pack_a_transposed(void *out, const float *x, size_t stride, int M, int K, int rows,
+                                 float *sums) {
+    uint16_t *to = out;
     for (int m = 0; m < M; m += W) {
         const int n = M - m < W ? M - m : W;
         __m512 sum = _mm512_setzero_ps();
@@ -108,10 +112,10 @@ void gemm_pack_a_transposed(uint16_t *to, const float *x, size_t stride, int M, 
 
 /* ---- B ---- */
 
-void gemm_pack_b(uint16_t *to, size_t next, const float *x, size_t stride, int k0, int K, int N) {
+void gemm_bf16_pack_b(void *out, size_t next, const float *x, size_t stride, int k0, int K, int N) {
     const int padded = gemm_padded(N, 2 * GEMM_PANEL);
     for (int k = 0; k < K; k += 2, x += 2 * stride) {
-        uint16_t *row = to + (size_t)(k0 + k) * GEMM_PANEL;
+        char *row = (char *)out + (size_t)(k0 + k) * GEMM_PANEL * sizeof(uint16_t);
         for (int n = 0; n < padded; n += W, row += next) {
             const float *at = n < N ? x + n : x;
             const bool second = k + 1 < K;
@@ -121,10 +125,11 @@ void gemm_pack_b(uint16_t *to, size_t next, const float *x, size_t stride, int k
     }
 }
 
-void gemm_pack_b_bf16(uint16_t *to, size_t next, const uint16_t *x, size_t stride, int k0, int K, int N) {
+void gemm_bf16_pack_b_act(void *out, size_t next, const void *in, size_t stride, int k0, int K, int N) {
+    const uint16_t *x = in;
     const int padded = gemm_padded(N, 2 * GEMM_PANEL);
     for (int k = 0; k < K; k += 2, x += 2 * stride) {
-        uint16_t *row = to + (size_t)(k0 + k) * GEMM_PANEL;
+        char *row = (char *)out + (size_t)(k0 + k) * GEMM_PANEL * sizeof(uint16_t);
         for (int n = 0; n < padded; n += W, row += next) {
             const uint16_t *at = n < N ? x + n : x;
             const bool second = k + 1 < K;
@@ -138,7 +143,8 @@ void gemm_pack_b_bf16(uint16_t *to, size_t next, const uint16_t *x, size_t strid
     }
 }
 
-void gemm_pack_panel_transposed(uint16_t *to, const float *x, size_t stride, int N, int K) {
+void gemm_bf16_pack_panel(void *out, const float *x, size_t stride, int N, int K) {
+    uint16_t *to = out;
     for (int k = 0; k < K; k += LINE) {
         __m512i r[W];
         for (int n = 0; n < W; n++)
@@ -152,8 +158,10 @@ void gemm_pack_panel_transposed(uint16_t *to, const float *x, size_t stride, int
 
 /* 16 sums of 16 numbers: a pair of A, the same in all lanes, times a pair of each of 32 columns. Any block of this kind
  * keeps the unit busy as long as its sums are more than the instruction's latency. */
-static void block(float *c, size_t ldc, const uint16_t *a, const uint16_t *b, size_t next, int chunks,
+static void block(float *c, size_t ldc, const void *packed_a, const void *packed_b, size_t next, int chunks,
                   bool add) {
+    const uint16_t *a = packed_a, *b = packed_b;
+    const size_t panel = next / sizeof *b;
     __m512 sum[ROWS][PANELS];
     for (int i = 0; i < ROWS; i++)
         for (int j = 0; j < PANELS; j++)
@@ -163,7 +171,7 @@ static void block(float *c, size_t ldc, const uint16_t *a, const uint16_t *b, si
         for (int p = 0; p < W; p++) {
             __m512bh column[PANELS];
             for (int j = 0; j < PANELS; j++)
-                column[j] = (__m512bh)_mm512_loadu_si512(b + (size_t)j * next + p * LINE);
+                column[j] = (__m512bh)_mm512_loadu_si512(b + (size_t)j * panel + p * LINE);
             for (int i = 0; i < ROWS; i++) {
                 int32_t pair;
                 memcpy(&pair, a + i * LINE + 2 * p, sizeof pair);
@@ -176,4 +184,5 @@ static void block(float *c, size_t ldc, const uint16_t *a, const uint16_t *b, si
         for (int j = 0; j < PANELS; j++) _mm512_storeu_ps(c + (size_t)i * ldc + j * W, sum[i][j]);
 }
 
-const GemmKernel gemm_kernel_avx512bf16 = {.name = "avx512bf16", .rows = ROWS, .block = block};
+const GemmKernel gemm_kernel_avx512bf16 = {
+    .name = "avx512bf16", .rows = ROWS, .block = block, GEMM_BF16_PACKING};

@@ -12,6 +12,7 @@
 #ifndef MODEL_OPS_H
 #define MODEL_OPS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -90,7 +91,7 @@ typedef struct {
 
 typedef struct Ops Ops;
 struct Ops {
-    const char *name;
+    const char *name, *precision; /* "fp32" or "bf16" */
     Threads *threads;
     void *context;
     ErrCode failed;
@@ -183,14 +184,14 @@ struct Ops {
 };
 
 /* Opens a backend by name on a pool that outlives it; an unknown name lists those that this program has. "auto" takes
- * the fastest of this machine in the precision that is asked for: x86 where it is measured to be faster, else blas.
- * precision: "auto", "fp32" or "bf16", refused where the backend does not compute in it. */
+ * the fastest of this machine in the precision that is asked for. precision: "auto" (bf16 where the backend has it and is
+ * measured to be faster with it), "fp32" or "bf16", refused where the backend does not compute in it. */
 ErrCode ops_open(Ops *o, const char *name, const char *precision, Threads *threads, Err *err) ERR_CHECKED;
 void ops_close(Ops *o);
 const char *ops_names(void); /* "auto, blas, ref, x86" */
 
 void ops_ref_fill(Ops *o);
 ErrCode ops_blas_fill(Ops *o, Err *err) ERR_CHECKED;
-ErrCode ops_x86_fill(Ops *o, Err *err) ERR_CHECKED;
+ErrCode ops_x86_fill(Ops *o, bool bf16, Err *err) ERR_CHECKED;
 
 #endif

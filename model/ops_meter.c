@@ -221,6 +221,7 @@ static void meter_adamw_rows(Ops *o, const AdamwRows *rows) {
 void ops_meter_fill(Ops *out, OpsMeter *meter, Ops *inner) {
     *meter = (OpsMeter){.inner = inner};
     *out = (Ops){.name = inner->name,
+                 .precision = inner->precision,
                  .threads = inner->threads,
                  .context = meter,
                  .act_bytes = inner->act_bytes,

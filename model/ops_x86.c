@@ -1,9 +1,10 @@
-/* model/ops_x86.c - the backend for x86 processors that multiply bfloat16: linear layers by gemm.h, all else by the blas
- * backend with activations in bfloat16. Weights, gradients, moments and sums stay in float.
+/* model/ops_x86.c - the backend for x86 processors: linear layers by gemm.h, in float or with bfloat16 operands, all else
+ * by the kernels of the blas backend; with bfloat16, activations are kept in it. Weights, gradients, moments and sums are
+ * float always.
  *
- * Weights are packed twice when they change, for y = x w^T and for dx = dz w: on the way of adamw, which has just read
- * them, or before the next product. The other operands are packed block by block on their way into the second-level
- * cache. A task makes one block of a result; the depth of a block's passes is fixed, so that neither the cut nor the
+ * In bfloat16, weights are packed twice when they change, for y = x w^T and for dx = dz w: on the way of adamw, which has
+ * just read them, or before the next product. (In float that would double their memory, to save a hundredth of the time.)
+ * The other operands are packed block by block on their way into the second-level cache. A task makes one block of a result; the depth of a block's passes is fixed, so that neither the cut nor the
  * threads show in a result. */
 #include <assert.h>
 #include <stdint.h>
@@ -17,18 +18,19 @@
 #include "model/ops_x86.h"
 
 enum {
-    SIDE = 256,  /* most rows and columns of a task's block */
-    LEAST = 64,  /* a side that small problems are cut down to, so that all threads have work */
-    DEPTH = 512, /* of a pass: packed operands and sums of a block fit the second-level cache together */
-    STRIP = 16   /* rows of a weight that adamw updates and packs at a time */
+    SIDE = 256, /* most rows and columns of a task's block */
+    LEAST = 64, /* a side that small problems are cut down to, so that all threads have work */
+    PASS =
+        1024, /* bytes of a row in a pass: packed operands and sums of a block fit the second-level cache together */
+    STRIP = 16 /* rows of a weight that adamw updates and packs at a time */
 };
 
 /* A weight (O,I) that is known, and its packed forms. */
 typedef struct {
     const float *w;
     int O, I;
-    uint16_t *forward;  /* B (I,O) */
-    uint16_t *backward; /* B (O,I); NULL without training */
+    char *forward;  /* B (I,O) */
+    char *backward; /* B (O,I); NULL without training */
 } Bound;
 
 typedef struct {
@@ -36,14 +38,14 @@ typedef struct {
     const GemmKernel *gemm;
     Bound *bound; /* sorted by w */
     size_t count;
-    uint16_t *packed; /* of all */
-    bool stale;       /* weights are newer than their packed forms */
-    char *space;      /* (threads, SPACE_BYTES): Space */
+    char *packed; /* of all; NULL in float */
+    bool stale;   /* weights are newer than their packed forms */
+    char *space;  /* (threads, SPACE_BYTES): Space */
 } X86;
 
 /* What a task works in. */
 typedef struct {
-    uint16_t a[SIDE * DEPTH], b[SIDE * DEPTH];
+    char a[SIDE * PASS], b[SIDE * PASS];
     float c[SIDE * SIDE];
 } Space;
 
@@ -61,11 +63,11 @@ static const Bound *find(const X86 *x, const float *w) {
     return low < x->count && x->bound[low].w == w ? &x->bound[low] : NULL;
 }
 
-static void pack_strip(const Bound *b, int strip) {
+static void pack_strip(const GemmKernel *g, const Bound *b, int strip) {
     const int from = strip * STRIP, rows = b->O - from < STRIP ? b->O - from : STRIP;
     const float *w = b->w + (size_t)from * (size_t)b->I;
-    gemm_pack_panel_transposed(b->forward + (size_t)strip * gemm_b_next(b->I), w, (size_t)b->I, rows, b->I);
-    if (b->backward) gemm_pack_b(b->backward, gemm_b_next(b->O), w, (size_t)b->I, from, rows, b->I);
+    g->pack_panel(b->forward + (size_t)strip * gemm_b_next(g, b->I), w, (size_t)b->I, rows, b->I);
+    if (b->backward) g->pack_b(b->backward, gemm_b_next(g, b->O), w, (size_t)b->I, from, rows, b->I);
 }
 
 typedef struct {
@@ -82,13 +84,13 @@ static int strips(int O) {
 static void pack_task(void *arg, size_t i, int thread) {
     const Strips *s = arg;
     (void)thread;
-    pack_strip(s->bound, (int)i);
+    pack_strip(s->x86->gemm, s->bound, (int)i);
 }
 
 static void refresh(Ops *o) {
     X86 *x = o->context;
-    for (size_t i = 0; x->stale && i < x->count; i++) {
-        Strips s = {.bound = &x->bound[i]};
+    for (size_t i = 0; x->packed && x->stale && i < x->count; i++) {
+        Strips s = {.x86 = x, .bound = &x->bound[i]};
         threads_run(o->threads, pack_task, &s, (size_t)strips(s.bound->O));
     }
     x->stale = false;
@@ -102,29 +104,30 @@ static void unbind(X86 *x) {
     x->count = 0;
 }
 
-static size_t numbers_of(const ParamView *p, bool train) {
+static size_t packed_bytes(const GemmKernel *g, const ParamView *p, bool train) {
     const int O = (int)p->rows, I = (int)p->cols;
-    return gemm_b_size(I, O) + (train ? gemm_b_size(O, I) : 0);
+    if (g->bytes == sizeof(float)) return 0;
+    return gemm_b_bytes(g, I, O) + (train ? gemm_b_bytes(g, O, I) : 0);
 }
 
 static ErrCode x86_bind(Ops *o, const ParamView *list, size_t count, bool train, Err *err) {
     X86 *x = o->context;
     unbind(x);
-    size_t linear = 0, numbers = 0;
+    size_t linear = 0, bytes = 0;
     for (size_t i = 0; i < count; i++) {
         if (list[i].kind != PARAM_LINEAR) continue;
         linear++;
-        numbers += numbers_of(&list[i], train);
+        bytes += packed_bytes(x->gemm, &list[i], train);
     }
     if (!linear) return ERR_OK;
     TRY(mem_new(&x->bound, linear, sizeof *x->bound, "the packed weights", err));
-    TRY(mem_new(&x->packed, numbers, sizeof *x->packed, "the packed weights", err)); /* zeros: padding */
-    uint16_t *next = x->packed;
+    if (bytes) TRY(mem_new(&x->packed, bytes, 1, "the packed weights", err)); /* zeros: padding */
+    char *next = x->packed;
     for (size_t i = 0; i < count; i++) {
         if (list[i].kind != PARAM_LINEAR) continue;
         Bound b = {.w = list[i].data, .O = (int)list[i].rows, .I = (int)list[i].cols, .forward = next};
-        if (train) b.backward = next + gemm_b_size(b.I, b.O);
-        next += numbers_of(&list[i], train);
+        if (train && next) b.backward = next + gemm_b_bytes(x->gemm, b.I, b.O);
+        if (next) next += packed_bytes(x->gemm, &list[i], train);
         size_t at = x->count++;
         for (; at > 0 && (uintptr_t)x->bound[at - 1].w > (uintptr_t)b.w; at--)
             x->bound[at] = x->bound[at - 1];
@@ -145,13 +148,13 @@ static void adamw_task(void *arg, size_t i, int thread) {
                  n = all - from < STRIP * (size_t)s->bound->I ? all - from : STRIP * (size_t)s->bound->I;
     s->x86->blas.kernels->adamw(s->p + from, s->m + from, s->v + from, s->g + from, n, s->step);
     memset(s->g + from, 0, n * sizeof *s->g);
-    pack_strip(s->bound, (int)i);
+    pack_strip(s->x86->gemm, s->bound, (int)i);
 }
 
 static void x86_adamw(Ops *o, float *p, float *m, float *v, float *g, size_t n, const AdamwStep *step) {
     const X86 *x = o->context;
     Strips s = {.x86 = x, .bound = find(x, p), .p = p, .m = m, .v = v, .g = g, .step = step};
-    if (s.bound)
+    if (s.bound && x->packed)
         threads_run(o->threads, adamw_task, &s, (size_t)strips(s.bound->O));
     else
         ops_blas_adamw(o, p, m, v, g, n, step);
@@ -173,7 +176,7 @@ typedef struct {
     int products;
     const Bound *w;
     Act *y, *pre;
-    const uint16_t *x; /* (N,I) */
+    const char *x; /* (N,I), activations */
     const float *bias, *dz;
     float *dx, *dw, *db;
     int O, I, add_dx;
@@ -202,31 +205,48 @@ static Product cut(Kind kind, int M, int N, int K, const X86 *x, int threads) {
     return p;
 }
 
-/* Packs rows m0 .. of A and gives B, for columns k0 .. k0 + depth - 1 of the product's depth. */
-static const uint16_t *operands(const Linear *l, const Product *p, Space *s, int m0, int rows, int n0,
-                                int cols, int k0, int depth, size_t *next) {
-    const int R = l->x86->gemm->rows;
-    const size_t O = (size_t)l->O, I = (size_t)l->I, m = (size_t)m0, n = (size_t)n0, k = (size_t)k0;
+/* Zeros where the last chunk of a depth is not whole: pack_b leaves them to us. */
+static void clear_rest(const GemmKernel *g, Space *s, size_t next, int depth, int cols) {
+    const size_t chunk = (size_t)g->depth * GEMM_PANEL * (size_t)g->bytes;
+    if (depth % g->depth)
+        for (size_t at = 0; at < gemm_b_bytes(g, depth, cols); at += next)
+            memset(s->b + at + next - chunk, 0, chunk);
+}
+
+/* Packs rows m0 .. of A into s->a and gives B, for columns k0 .. k0 + depth - 1 of the product's depth. */
+static const char *operands(const Linear *l, const Product *p, Space *s, int m0, int rows, int n0, int cols,
+                            int k0, int depth, size_t *next) {
+    const GemmKernel *g = l->x86->gemm;
+    const size_t O = (size_t)l->O, I = (size_t)l->I, m = (size_t)m0, n = (size_t)n0, k = (size_t)k0,
+                 bytes = (size_t)g->bytes;
+    *next = gemm_b_next(g, depth);
     if (p->kind == GRAD_W) { /* C (O,I) = dz^T x */
-        float *sums = n0 == 0 && l->db ? l->db + m0 : NULL;
-        gemm_pack_a_transposed(s->a, l->dz + k * O + m, O, rows, depth, R, sums);
-        *next = gemm_b_next(depth);
-        const int whole = gemm_padded(depth, GEMM_DEPTH);
-        for (size_t at = 0;
-             whole != depth && at < *next * (size_t)(gemm_padded(cols, 2 * GEMM_PANEL) / GEMM_PANEL);
-             at += *next) /* the last chunk's rest */
-            memset(s->b + at + *next - GEMM_DEPTH * GEMM_PANEL, 0, GEMM_DEPTH * GEMM_PANEL * sizeof *s->b);
-        gemm_pack_b_bf16(s->b, *next, l->x + k * I + n, I, 0, depth, cols);
+        g->pack_a_transposed(s->a, l->dz + k * O + m, O, rows, depth, g->rows,
+                             n0 == 0 && l->db ? l->db + m0 : NULL);
+        clear_rest(g, s, *next, depth, cols);
+        g->pack_b_act(s->b, *next, l->x + (k * I + n) * bytes, I, 0, depth, cols);
         return s->b;
     }
-    if (p->kind == FORWARD) { /* C (N,O) = x w^T */
-        gemm_pack_a_bf16(s->a, l->x + m * I + k, I, rows, depth, R);
-        *next = gemm_b_next(l->I);
-        return l->w->forward + n / GEMM_PANEL * *next + k * GEMM_PANEL;
+    if (p->kind == FORWARD) /* C (N,O) = x w^T */
+        g->pack_a_act(s->a, l->x + (m * I + k) * bytes, I, rows, depth, g->rows);
+    else /* C (N,I) = dz w */
+        g->pack_a(s->a, l->dz + m * O + k, O, rows, depth, g->rows);
+    if (l->w->forward) {
+        *next = gemm_b_next(g, p->K);
+        return (p->kind == FORWARD ? l->w->forward : l->w->backward) + n / GEMM_PANEL * *next +
+               k * GEMM_PANEL * bytes;
     }
-    gemm_pack_a(s->a, l->dz + m * O + k, O, rows, depth, R); /* C (N,I) = dz w */
-    *next = gemm_b_next(l->O);
-    return l->w->backward + n / GEMM_PANEL * *next + k * GEMM_PANEL;
+    if (p->kind == FORWARD) {
+        for (int c = 0; c < gemm_padded(cols, 2 * GEMM_PANEL); c += GEMM_PANEL) {
+            const int some = cols - c < 0 ? 0 : cols - c < GEMM_PANEL ? cols - c : GEMM_PANEL;
+            g->pack_panel(s->b + (size_t)(c / GEMM_PANEL) * *next,
+                          l->w->w + (n + (some ? (size_t)c : 0)) * I + k, I, some, depth);
+        }
+    } else {
+        clear_rest(g, s, *next, depth, cols);
+        g->pack_b(s->b, *next, l->w->w + k * I + n, I, 0, depth, cols);
+    }
+    return s->b;
 }
 
 /* What becomes of a finished block. */
@@ -234,8 +254,8 @@ static void finish(const Linear *l, const Product *p, const Space *s, int m0, in
     const Kernels *k = l->x86->blas.kernels;
     const size_t ldc = (size_t)p->cols, at = (size_t)m0 * (size_t)p->N + (size_t)n0;
     if (p->kind == FORWARD)
-        k->linear_out((uint16_t *)l->y + at, l->pre ? (uint16_t *)l->pre + at : NULL, (size_t)p->N, s->c, ldc,
-                      l->bias + n0, rows, cols);
+        k->linear_out((char *)l->y + at * k->act_bytes, l->pre ? (char *)l->pre + at * k->act_bytes : NULL,
+                      (size_t)p->N, s->c, ldc, l->bias + n0, rows, cols);
     else if (p->kind == GRAD_X)
         k->rows_out(l->dx + at, (size_t)p->N, s->c, ldc, rows, cols, l->add_dx);
     else
@@ -255,16 +275,16 @@ static void product_task(void *arg, size_t task, int thread) {
     const int rows = p->M - m0 < p->rows ? p->M - m0 : p->rows,
               cols = p->N - n0 < p->cols ? p->N - n0 : p->cols;
     if (g->begin) g->begin();
-    for (int k0 = 0; k0 < p->K; k0 += DEPTH) {
-        const int depth = p->K - k0 < DEPTH ? p->K - k0 : DEPTH,
-                  chunks = (depth + GEMM_DEPTH - 1) / GEMM_DEPTH;
+    const int pass = PASS / g->bytes;
+    for (int k0 = 0; k0 < p->K; k0 += pass) {
+        const int depth = p->K - k0 < pass ? p->K - k0 : pass, chunks = (depth + g->depth - 1) / g->depth;
         size_t next;
-        const uint16_t *b = operands(l, p, s, m0, rows, n0, cols, k0, depth, &next);
+        const char *b = operands(l, p, s, m0, rows, n0, cols, k0, depth, &next);
         for (int n = 0; n < cols; n += 2 * GEMM_PANEL)
             for (int m = 0; m < rows; m += g->rows)
                 g->block(s->c + (size_t)m * (size_t)p->cols + n, (size_t)p->cols,
-                         s->a + (size_t)m * (size_t)(chunks * GEMM_DEPTH),
-                         b + (size_t)(n / GEMM_PANEL) * next, next, chunks, k0 > 0);
+                         s->a + (size_t)m * (size_t)(chunks * GEMM_LINE), b + (size_t)(n / GEMM_PANEL) * next,
+                         next, chunks, k0 > 0);
     }
     if (g->end) g->end();
     finish(l, p, s, m0, rows, n0, cols);
@@ -306,7 +326,7 @@ static void x86_linear_grad(Ops *o, float *dx, int add_dx, float *dw, float *db,
                 .O = O,
                 .I = I,
                 .add_dx = add_dx};
-    assert(l.w && l.w->O == O && l.w->I == I && l.w->backward);
+    assert(l.w && l.w->O == O && l.w->I == I && (l.w->backward || !x86->packed));
     l.product[0] = cut(GRAD_W, O, I, N, x86, threads);
     if (dx) l.product[l.products++] = cut(GRAD_X, N, I, O, x86, threads);
     run_products(o, &l);
@@ -321,12 +341,16 @@ static void x86_close(Ops *o) {
     ops_blas_close(o);
 }
 
-ErrCode ops_x86_fill(Ops *o, Err *err) {
-    const GemmKernel *gemm = gemm_kernel(NULL);
-    if (!gemm)
+ErrCode ops_x86_fill(Ops *o, bool bf16, Err *err) {
+    const GemmKernel *gemm = gemm_kernel(bf16 ? 2 : 4);
+    if (!gemm && bf16)
         return err_set(
             err, ERR_BACKEND,
-            "backend x86 needs a processor with AVX512-BF16 or AMX; --precision fp32 runs everywhere");
+            "bf16 needs a processor with AVX512-BF16 or AMX, and this one lacks both; --precision fp32 runs "
+            "everywhere");
+    if (!gemm)
+        return err_set(err, ERR_BACKEND,
+                       "backend x86 needs a processor with AVX2; --backend blas runs everywhere");
     TRY(ops_blas_open(o, sizeof(X86), err));
     X86 *x = o->context;
     x->gemm = gemm;
@@ -338,9 +362,9 @@ ErrCode ops_x86_fill(Ops *o, Err *err) {
         return rc;
     }
 #if defined(__x86_64__)
-    x->blas.kernels = &kernels_bf16;
+    if (bf16) x->blas.kernels = &kernels_bf16;
 #endif
-    o->act_bytes = sizeof(uint16_t);
+    o->act_bytes = x->blas.kernels->act_bytes;
     o->close = x86_close;
     o->bind = x86_bind;
     o->weights_changed = x86_weights_changed;
@@ -350,29 +374,35 @@ ErrCode ops_x86_fill(Ops *o, Err *err) {
     return ERR_OK;
 }
 
-const char *ops_x86_kernel(void) {
-    const GemmKernel *gemm = gemm_kernel(NULL);
+const char *ops_x86_kernel(bool bf16) {
+    const GemmKernel *gemm = gemm_kernel(bf16 ? 2 : 4);
     return gemm ? gemm->name : NULL;
 }
 
-bool ops_x86_gains(void) {
-    enum { M = 64, N = 128, K = 512, TRIES = 5 };
-    const GemmKernel *g = gemm_kernel(NULL);
-    Space *s = g ? mem_alloc(1, sizeof *s) : NULL;
-    if (!s) return false;
-    double best = 1e9; /* of zeros, which take as long as other numbers */
+/* Seconds of a small product of zeros, which take as long as other numbers. */
+static double time_of(const GemmKernel *g, Space *s) {
+    enum { M = 96, N = 128, K = 256, TRIES = 9 };
+    double best = 1e9;
     for (int i = 0; i < TRIES; i++) {
         const double from = progress_clock();
         if (g->begin) g->begin();
         for (int n = 0; n < N; n += 2 * GEMM_PANEL)
             for (int m = 0; m < M; m += g->rows)
-                g->block(s->c + m * N + n, N, s->a + m * K, s->b + n * K, gemm_b_next(K), K / GEMM_DEPTH,
+                g->block(s->c + m * N + n, N, s->a + m * K * g->bytes,
+                         s->b + (size_t)(n / GEMM_PANEL) * gemm_b_next(g, K), gemm_b_next(g, K), K / g->depth,
                          false);
         if (g->end) g->end();
         const double seconds = progress_clock() - from;
         best = seconds < best ? seconds : best;
     }
+    return best;
+}
+
+bool ops_x86_gains(void) {
+    const GemmKernel *bf16 = gemm_kernel(2), *fp32 = gemm_kernel(4);
+    Space *s = bf16 && fp32 ? mem_alloc(1, sizeof *s) : NULL;
+    if (!s) return false;
+    const bool gains = time_of(bf16, s) * 1.2 < time_of(fp32, s);
     mem_free(s);
-    const double alone = ops_blas_alone('f', M, N, K, 1, 0.002);
-    return alone > 0 && best * 1.2 < alone;
+    return gains;
 }

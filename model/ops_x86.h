@@ -4,11 +4,11 @@
 
 #include <stdbool.h>
 
-/* Whether this processor multiplies bfloat16, and at least a fifth faster than float, which is not everywhere so: a few
- * milliseconds of both on one thread. */
+/* Whether this processor multiplies bfloat16, and at least a fifth faster than float, which is not everywhere so: less
+ * than a millisecond of both on one thread. */
 bool ops_x86_gains(void);
 
 /* Of the product kernel that would be used; NULL where there is none. */
-const char *ops_x86_kernel(void);
+const char *ops_x86_kernel(bool bf16);
 
 #endif

@@ -1,6 +1,6 @@
 /* tests/golden_check.c - compares a backend with golden folders made by the published implementation.
  *
- * usage: golden_check [--backend NAME] [--threads N] [--micro-tokens N] DIR...
+ * usage: golden_check [--backend NAME] [--precision P] [--threads N] [--micro-tokens N] DIR...
  *
  * A folder holds config.json, inputs.safetensors, expected.safetensors, meta.json, and weights in any form
  * that model/weights.h reads, or none: then they come from the formula with meta.json's case_seed and
@@ -23,7 +23,7 @@
 #include "train/adamw.h"
 
 typedef struct {
-    const char *dir, *backend;
+    const char *dir, *backend, *precision;
     Ops ops;
     Config config;
     Deberta model;
@@ -601,7 +601,7 @@ static ErrCode open_folder(Check *c, Threads *threads, Err *err) {
     rc = safetensors_open(&c->expected, path, err);
     mem_free(path);
     if (rc != ERR_OK) return rc;
-    TRY(ops_open(&c->ops, c->backend, "auto", threads, err));
+    TRY(ops_open(&c->ops, c->backend, c->precision, threads, err));
     c->rounds = c->ops.act_bytes < sizeof(float);
     int longest = 1;
     for (int b = 0; b < c->B; b++) longest = c->lengths[b] > longest ? c->lengths[b] : longest;
@@ -638,13 +638,15 @@ static void close_folder(Check *c) {
 }
 
 int main(int argc, char **argv) {
-    const char *backend = "blas";
+    const char *backend = "blas", *precision = "fp32";
     int threads_wanted = 0, micro = 1 << 28, failures = 0, folders = 0;
     Threads *threads = NULL;
     Err err = {0};
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--backend") == 0 && i + 1 < argc) {
             backend = argv[++i];
+        } else if (strcmp(argv[i], "--precision") == 0 && i + 1 < argc) {
+            precision = argv[++i];
         } else if (strcmp(argv[i], "--threads") == 0 && i + 1 < argc) {
             threads_wanted = (int)strtol(argv[++i], NULL, 10);
         } else if (strcmp(argv[i], "--micro-tokens") == 0 && i + 1 < argc) {
@@ -652,7 +654,11 @@ int main(int argc, char **argv) {
         } else {
             if (!threads && threads_open(&threads, threads_wanted, &err) != ERR_OK) break;
             for (int all = 0; all < 2; all++) {
-                Check c = {.dir = argv[i], .backend = backend, .micro_tokens = micro, .all_hidden = all};
+                Check c = {.dir = argv[i],
+                           .backend = backend,
+                           .precision = precision,
+                           .micro_tokens = micro,
+                           .all_hidden = all};
                 printf("%s (%s%s)\n", argv[i], backend, all ? ", all hidden states" : "");
                 ErrCode rc = open_folder(&c, threads, &err);
                 if (rc == ERR_OK) rc = run_checks(&c, &err);
@@ -676,7 +682,8 @@ int main(int argc, char **argv) {
     threads_close(threads);
     if (!folders) {
         (void)fprintf(stderr,
-                      "usage: golden_check [--backend NAME] [--threads N] [--micro-tokens N] DIR...\n%s\n",
+                      "usage: golden_check [--backend NAME] [--precision P] [--threads N] [--micro-tokens N] "
+                      "DIR...\n%s\n",
                       err.msg);
         return 2;
     }

@@ -1,6 +1,6 @@
 /* tests/test_ops.c - every operation of a backend against ref, on random shapes.
  *
- * usage: test_ops [--backend NAME]
+ * usage: test_ops [--backend NAME] [--precision fp32|bf16]
  *
  * Each case runs on ref, and on the backend with 1, 2, 3 and 5 threads. Outputs begin as NaN where they are
  * to be written and as random numbers where they are to be added to. Compared with ref within a tolerance;
@@ -732,13 +732,15 @@ static void test_contract(void) {
 }
 
 int main(int argc, char **argv) {
-    const char *backend = "blas", *given = getenv("TEST_SEED");
+    const char *backend = "blas", *precision = "fp32", *given = getenv("TEST_SEED");
     Err err = {0};
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--backend") == 0 && i + 1 < argc) {
             backend = argv[++i];
+        } else if (strcmp(argv[i], "--precision") == 0 && i + 1 < argc) {
+            precision = argv[++i];
         } else {
-            printf("usage: test_ops [--backend NAME]\n");
+            printf("usage: test_ops [--backend NAME] [--precision fp32|bf16]\n");
             return 2;
         }
     }
@@ -746,11 +748,11 @@ int main(int argc, char **argv) {
     printf("TEST_SEED=%llu\n", (unsigned long long)seed);
     for (int v = 0; v < VARIANTS; v++)
         if ((v && threads_open(&pools[v], THREADS[v], &err) != ERR_OK) ||
-            ops_open(&variants[v], v ? backend : "ref", "auto", pools[v], &err) != ERR_OK) {
+            ops_open(&variants[v], v ? backend : "ref", v ? precision : "fp32", pools[v], &err) != ERR_OK) {
             printf("%s%s\n", err.code == ERR_BACKEND ? "skipped: " : "", err.msg);
             return err.code == ERR_BACKEND ? 77 : 1;
         }
-    if (strcmp(backend, "blas") == 0) printf("kernels: %s\n", ops_blas_meter(&variants[1]).kernels);
+    if (strcmp(backend, "ref") != 0) printf("kernels: %s\n", ops_blas_meter(&variants[1]).kernels);
     bf16_backend = variants[1].act_bytes == 2;
     test_linears();
     test_rows();

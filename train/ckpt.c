@@ -194,7 +194,8 @@ static ErrCode save_state(const char *dir, const CkptState *s, Err *err) {
         good = cJSON_AddNumberToObject(root, numbers[i].key, (double)numbers[i].value) != NULL;
     good = good && add_hex(root, "best_metric", s->best_metric) && add_hex(root, "best_loss", s->best_loss) &&
            add_hex(root, "decay", s->decay) && cJSON_AddStringToObject(root, "data_digest", s->data_digest) &&
-           cJSON_AddStringToObject(root, "backend", s->backend);
+           cJSON_AddStringToObject(root, "backend", s->backend) &&
+           cJSON_AddStringToObject(root, "precision", s->precision);
     if (isfinite(s->dev_accuracy))
         good =
             good && add_hex(root, "dev_accuracy", s->dev_accuracy) && add_hex(root, "dev_loss", s->dev_loss);
@@ -245,6 +246,9 @@ static ErrCode parse_state(CkptState *s, const cJSON *root, Err *err) {
     const char *backend = "blas"; /* what every run had before there was a choice */
     if (cJSON_HasObjectItem(root, "backend")) TRY(json_get_string(&backend, root, "backend", err));
     (void)snprintf(s->backend, sizeof s->backend, "%s", backend);
+    const char *precision = "fp32";
+    if (cJSON_HasObjectItem(root, "precision")) TRY(json_get_string(&precision, root, "precision", err));
+    (void)snprintf(s->precision, sizeof s->precision, "%s", precision);
     return parse_digest(s->data_digest, root, "data_digest", err);
 }
 

@@ -25,8 +25,8 @@ static const Flag FLAGS[] = {
     {"overwrite", "overwrite_output_dir", FLAG_BOOL, AT(overwrite), NULL, 0, 0, NULL,
      "Begin anew although --out holds a run."},
     {"backend", NULL, FLAG_STRING, AT(backend), "auto", 0, 0, "NAME",
-     "Who computes: blas (float32, any processor), x86 (bfloat16), ref (slow), or auto, the fastest of "
-     "these."},
+     "Who computes: x86 (own kernels), blas (any processor, fp32), ref (plain and slow), or auto, the "
+     "fastest."},
     {"precision", NULL, FLAG_CHOICE, AT(precision), "auto", 0, 0, "auto|fp32|bf16",
      "Numbers that are multiplied; weights, sums and moments are float32 always. auto is bf16 where this "
      "processor "

@@ -199,15 +199,21 @@ static ErrCode count_tokens(const Trainer *t, int *count, Err *err) {
     return rc;
 }
 
+static void name_backend(CkptState *state, const Ops *ops) {
+    (void)snprintf(state->backend, sizeof state->backend, "%s", ops->name);
+    (void)snprintf(state->precision, sizeof state->precision, "%s", ops->precision);
+}
+
 /* A continued run keeps the backend that "auto" was when it began. */
 static ErrCode open_backend(Trainer *t, Err *err) {
     const TrainOptions *o = t->options;
     CkptState saved = {0};
     bool found = false;
     if (o->resume) TRY(ckpt_load_state(&saved, &found, t->last_dir, err));
-    const bool keep = found && strcmp(o->backend, "auto") == 0;
-    TRY(ops_open(&t->ops, keep ? saved.backend : o->backend, o->precision, t->threads, err));
-    (void)snprintf(t->state.backend, sizeof t->state.backend, "%s", t->ops.name);
+    const char *backend = found && strcmp(o->backend, "auto") == 0 ? saved.backend : o->backend;
+    const char *precision = found && strcmp(o->precision, "auto") == 0 ? saved.precision : o->precision;
+    TRY(ops_open(&t->ops, backend, precision, t->threads, err));
+    name_backend(&t->state, &t->ops);
     return ERR_OK;
 }
 
@@ -238,10 +244,10 @@ static ErrCode open_model(Trainer *t, Err *err) {
     ParamView *list = params_list(&t->model.weights, &t->config, &count);
     for (size_t i = 0; list && i < count; i++) numbers += (double)param_count(&list[i]);
     mem_free(list);
-    progress_note(NULL,
-                  "model: %d layers of %d, vocabulary %d, %.1f M parameters; %.2f GB in memory; backend %s",
-                  t->config.num_hidden_layers, t->config.hidden_size, t->config.vocab_size, numbers / 1e6,
-                  (double)deberta_bytes(&t->model) / 1e9, t->ops.name);
+    progress_note(
+        NULL, "model: %d layers of %d, vocabulary %d, %.1f M parameters; %.2f GB in memory; backend %s, %s",
+        t->config.num_hidden_layers, t->config.hidden_size, t->config.vocab_size, numbers / 1e6,
+        (double)deberta_bytes(&t->model) / 1e9, t->ops.name, t->ops.precision);
     return ERR_OK;
 }
 
@@ -315,7 +321,7 @@ static ErrCode begin_or_resume(Trainer *t, Err *err) {
         TRY(ckpt_load_base(&t->adamw, t->base_path, err));
     TRY(ckpt_load(&t->adamw, &saved, t->last_dir, err));
     deberta_weights_changed(&t->model);
-    (void)snprintf(saved.backend, sizeof saved.backend, "%s", t->ops.name);
+    name_backend(&saved, &t->ops);
     t->state = saved;
     t->last_score = (TrainerScore){saved.dev_loss, saved.dev_accuracy, 0};
     progress_note(NULL, "resumed at step %lld of %lld", (long long)saved.step, (long long)saved.total_steps);

@@ -138,7 +138,7 @@ class Table:
         for _, row in self.values:
             if row.startswith("router") and row not in bases:
                 bases.append(row)
-        lines = [f"### {self.title}", "", f"| | | {self.unit} | " + " | ".join(f"{b} is faster by" for b in bases) + " |",
+        lines = [f"### {self.title}", "", f"| | | {self.unit} | " + " | ".join(f"{b} is better by" for b in bases) + " |",
                  "|---|---|---:|" + "---:|" * len(bases)]
         for r in self.rows():
             times = " | ".join(f"{r['times'][b]:.2f}x" if b in r["times"] else "" for b in bases)
@@ -322,7 +322,7 @@ def train(o, result):
              f"(mean {tokens / rows:.1f}, longest {max(lengths)}); the peer computes {padded} with padding, "
              f"{o.micro_rows} rows at a time; {kind} AdamW")
     note(title)
-    table = Table(title, "seconds")
+    table, memory = Table(title, "seconds"), Table("Peak memory of training", "GB")
     for name in o.variants:  # buffers, primitives and moments are made in the first step
         train_step(model, optimizer, batches, rows, name)
     for r in range(o.rounds):
@@ -334,8 +334,9 @@ def train(o, result):
             j = router(o, "train", "--lengths", text, "--steps", str(o.steps), precision=precision)["train"]
             table.add("step", ours_name(precision), j["step_seconds"])
             note(f"{ours_name(precision)}: {j['step_seconds']:.2f} s, {j['peak_bytes'] / 1e9:.2f} GB")
-            result["train"].setdefault("peak_bytes", {})[ours_name(precision)] = j["peak_bytes"]
-    return [table]
+            memory.add("process", ours_name(precision), j["peak_bytes"] / 1e9)
+    memory.add("process", "transformers (all variants)", 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e9)
+    return [table, memory]
 
 
 # ---- ONNX Runtime --------------------------------------------------------------------------------------------------------
@@ -443,14 +444,14 @@ def torch_latency(o, table, batches, model, name, threads):
     for n in o.tokens:
         ids = torch.randint(1, SHAPES[o.size][4], (1, n))
         mask = torch.ones_like(ids)
-        with torch.inference_mode(), variant(name):
+        with torch.inference_mode(), variant(f"fp32 {name.split()[1]}"):
             table.add(f"{n} tokens, {threads}t", f"transformers {name}",
                       o.steady(lambda ids=ids, mask=mask: percentiles(
                           lambda: model(input_ids=ids, attention_mask=mask), o.seconds))[50])
     for n in BATCH_LENGTHS if threads == o.threads else ():
         ids = torch.randint(1, SHAPES[o.size][4], (BATCH_ROWS, n))
         mask = torch.ones_like(ids)
-        with torch.inference_mode(), variant(name):
+        with torch.inference_mode(), variant(f"fp32 {name.split()[1]}"):
             seconds = o.steady(lambda ids=ids, mask=mask: median_time(
                 lambda: model(input_ids=ids, attention_mask=mask), o.seconds))
         batches.add(f"{n} tokens", f"transformers {name}", BATCH_ROWS / seconds)
@@ -476,6 +477,9 @@ def infer(o, result):
                     "prompts/s", higher_is_better=True)
     loads = Table("Opening", "milliseconds")
     model = make_model(o).eval()
+    models = {"fp32": model}
+    if any(name.startswith("bf16") for name in o.variants) and "torch" in o.infer_peers:
+        models["bf16"] = copy.deepcopy(model).to(torch.bfloat16)  # faster than autocast, which converts at each call
     folder = o.keep or tempfile.mkdtemp(prefix="router-peers-")
     paths = make_onnx(o, model, folder) if "onnx" in o.infer_peers else {}
     for r in range(o.rounds):
@@ -483,7 +487,7 @@ def infer(o, result):
             note(f"round {r + 1}, {threads} threads")
             router_latency(o, table, loads, batches, threads)
             for name in o.variants if "torch" in o.infer_peers else ():
-                torch_latency(o, table, batches, model, name, threads)
+                torch_latency(o, table, batches, models[name.split()[0]], name, threads)
             for name, path in paths.items():
                 onnx_latency(o, table, loads, batches, name, path, threads)
                 gc.collect()
