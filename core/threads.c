@@ -3,7 +3,6 @@
 
 #include <pthread.h>
 #include <sched.h>
-#include <stdalign.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 
@@ -24,20 +23,24 @@ typedef struct {
  * whoever changes that looks at them afterwards. All in sequentially consistent order, so one of the two sees
  * the other, and while everybody spins no system call is made. */
 struct Threads {
-    int count, started;
     Worker *workers;
-    pthread_mutex_t lock;
-    pthread_cond_t wake, finished;
-    bool quit;
     ThreadsTask *task;
     void *arg;
     size_t tasks;
-    /* On cache lines of their own: the first is read by all who wait, the others are written by all who work. */
-    alignas(MEM_ALIGN) atomic_uint generation; /* changes when there is new work */
+    pthread_mutex_t lock;
+    pthread_cond_t wake, finished;
+    int count, started;
+    /* Apart from each other by a cache line: the first is read by all who wait, the others are written by all who
+     * work. */
+    char apart[MEM_ALIGN];
+    atomic_uint generation; /* changes when there is new work */
     atomic_int sleepers;
     atomic_bool caller_sleeps;
-    alignas(MEM_ALIGN) atomic_size_t next;
-    alignas(MEM_ALIGN) atomic_uint gate; /* OPEN while there may be tasks, and INSIDE for each worker in the run */
+    bool quit;
+    char apart_too[MEM_ALIGN + 4];
+    atomic_size_t next;
+    char apart_as_well[MEM_ALIGN];
+    atomic_uint gate; /* OPEN while there may be tasks, and INSIDE for each worker in the run */
 };
 
 enum { OPEN = 1, INSIDE = 2 };

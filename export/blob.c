@@ -507,7 +507,8 @@ static ErrCode take_file(Blob *blob, const File *file, const char *head, size_t 
     return file_read_at(file, blob->bytes + n, n, blob->size - n, err);
 }
 
-static ErrCode open_file(Blob *blob, const File *file, const BlobOptions *options, Threads *threads, Err *err) {
+static ErrCode open_file(Blob *blob, const File *file, const BlobOptions *options, Threads *threads,
+                         Err *err) {
     const bool trust = options && options->trust;
     char word[8];
     TRY(check_size(file->size, err));

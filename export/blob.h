@@ -204,7 +204,8 @@ typedef struct {
 
 /* From a file or from n bytes (which are copied). options and threads may be NULL. Errors: ERR_IO, ERR_MEMORY,
  * ERR_FORMAT; they begin with `path`, or with "blob" for memory. */
-ErrCode blob_open(Blob *out, const char *path, const BlobOptions *options, Threads *threads, Err *err) ERR_CHECKED;
+ErrCode blob_open(Blob *out, const char *path, const BlobOptions *options, Threads *threads,
+                  Err *err) ERR_CHECKED;
 ErrCode blob_open_memory(Blob *out, const void *bytes, size_t n, bool trust, Threads *threads,
                          Err *err) ERR_CHECKED;
 void blob_close(Blob *blob);

@@ -60,7 +60,9 @@ static ErrCode pack(Blob *blob, const Int8Kernels *kernels, Threads *threads, Er
     const size_t panel = INT8_PANEL * (H > F ? H : F);
     const size_t table = 2 * (size_t)c->position_buckets * H * sizeof(uint16_t);
     const size_t most = panel > table ? panel : table;
-    PackJob job = {.blob = blob, .packs = kernels->packs, .scratch_bytes = (most + MEM_ALIGN - 1) / MEM_ALIGN * MEM_ALIGN};
+    PackJob job = {.blob = blob,
+                   .packs = kernels->packs,
+                   .scratch_bytes = (most + MEM_ALIGN - 1) / MEM_ALIGN * MEM_ALIGN};
     TRY(mem_new(&job.scratch, (size_t)threads_count(threads), job.scratch_bytes, "packing weights", err));
     threads_run(threads, pack_task, &job, (size_t)c->num_hidden_layers * (LINEARS + TABLES));
     mem_free(job.scratch);
@@ -97,8 +99,8 @@ ErrCode forward_init(Forward *out, Blob *blob, const Int8Kernels *kernels, Threa
     }
     for (int l = 0; l < c->num_hidden_layers; l++) out->layers[l] = layer_of(blob, (size_t)l);
     for (int t = 0; t <= 2 * most; t++)
-        out->column[t] =
-            2 * c->position_buckets - 1 - buckets_row(most - t, c->position_buckets, c->max_relative_positions);
+        out->column[t] = 2 * c->position_buckets - 1 -
+                         buckets_row(most - t, c->position_buckets, c->max_relative_positions);
     return ERR_OK;
 }
 
@@ -121,9 +123,9 @@ static void space_layout(ForwardSpace *s, const Forward *f) {
     const BlobConfig *c = &f->blob->config;
     const int most = c->hidden_size > c->intermediate_size ? c->hidden_size : c->intermediate_size;
     const size_t N = (size_t)s->tokens, H = (size_t)c->hidden_size, F = (size_t)c->intermediate_size;
-    const size_t attention = sizeof(float) * f->kernels->lanes->attention_scratch(
-                                                 s->longest, c->hidden_size / c->num_attention_heads,
-                                                 2 * c->position_buckets);
+    const size_t attention =
+        sizeof(float) * f->kernels->lanes->attention_scratch(
+                            s->longest, c->hidden_size / c->num_attention_heads, 2 * c->position_buckets);
     const size_t linear = int8_scratch(most), scratch = attention > linear ? attention : linear;
     Arena *a = &s->arena;
     s->x = arena_push(a, N * H, sizeof(float));
@@ -148,8 +150,10 @@ static int grown(int has, int needed, int usual) {
     return needed <= has ? has : more;
 }
 
-static ErrCode space_grow(ForwardSpace *s, const Forward *f, int tokens, int texts, int longest, int threads, Err *err) {
-    if (tokens <= s->tokens && texts <= s->texts && longest <= s->longest && threads <= s->threads) return ERR_OK;
+static ErrCode space_grow(ForwardSpace *s, const Forward *f, int tokens, int texts, int longest, int threads,
+                          Err *err) {
+    if (tokens <= s->tokens && texts <= s->texts && longest <= s->longest && threads <= s->threads)
+        return ERR_OK;
     const ForwardSpace sizes = {.tokens = grown(s->tokens, tokens, FORWARD_GROUP_TOKENS),
                                 .texts = grown(s->texts, texts, FORWARD_GROUP_TOKENS),
                                 .longest = grown(s->longest, longest, f->blob->config.max_tokens),
@@ -278,7 +282,8 @@ static void row(const RowJob *job, int n) {
         lanes->norm(x, from, x, job->w, job->b, eps, job->in);
         from = x;
     }
-    lanes->quantize(job->to.q + (size_t)n * job->to.stride, &job->to.scale[n], &job->to.start[n], from, job->in);
+    lanes->quantize(job->to.q + (size_t)n * job->to.stride, &job->to.scale[n], &job->to.start[n], from,
+                    job->in);
 }
 
 static void row_task(void *arg, size_t i, int thread) {
@@ -289,12 +294,19 @@ static void row_task(void *arg, size_t i, int thread) {
 }
 
 /* Leaves rows of `in` values in 8 bits, for the linear layer that follows. */
-static void each_row(const Run *run, RowKind kind, const float *from, const float *w, const float *b, int rows,
-                     int in) {
+static void each_row(const Run *run, RowKind kind, const float *from, const float *w, const float *b,
+                     int rows, int in) {
     enum { VALUES_MIN = 4096 }; /* of a task, which else is not worth another thread's while */
     const int threads = threads_count(run->threads), least = (VALUES_MIN + in - 1) / in;
     const int share = (rows + threads - 1) / threads;
-    RowJob job = {.run = run, .kind = kind, .from = from, .w = w, .b = b, .to = rows_of(run, in), .rows = rows, .in = in};
+    RowJob job = {.run = run,
+                  .kind = kind,
+                  .from = from,
+                  .w = w,
+                  .b = b,
+                  .to = rows_of(run, in),
+                  .rows = rows,
+                  .in = in};
     job.per_task = share > least ? share : least;
     threads_run(run->threads, row_task, &job, (size_t)((rows + job.per_task - 1) / job.per_task));
 }
@@ -407,7 +419,8 @@ static void run_head(const Run *run, float *logits) {
 static ErrCode check_text(const Forward *f, const ForwardText *text, Err *err) {
     const BlobConfig *c = &f->blob->config;
     if (text->n < 1 || text->n > c->max_tokens)
-        return err_set(err, ERR_ARGUMENT, "a sequence of %d tokens, expected 1 to %d", text->n, c->max_tokens);
+        return err_set(err, ERR_ARGUMENT, "a sequence of %d tokens, expected 1 to %d", text->n,
+                       c->max_tokens);
     for (int i = 0; i < text->n; i++)
         if (text->ids[i] < 0 || text->ids[i] >= c->vocab_size)
             return err_set(err, ERR_ARGUMENT, "token %d has the id %d, expected 0 to %d", i, text->ids[i],
@@ -418,7 +431,8 @@ static ErrCode check_text(const Forward *f, const ForwardText *text, Err *err) {
 static ErrCode check_logits(const float *logits, int K, Err *err) {
     for (int k = 0; k < K; k++)
         if (!isfinite(logits[k]))
-            return err_set(err, ERR_NUMERIC, "logit %d is not a finite number: the blob's weights overflow", k);
+            return err_set(err, ERR_NUMERIC, "logit %d is not a finite number: the blob's weights overflow",
+                           k);
     return ERR_OK;
 }
 
@@ -439,8 +453,8 @@ ErrCode forward_run(const Forward *f, ForwardSpace *space, float *logits, const 
         space->first[t] = n;
         memcpy(space->ids + n, texts[t].ids, (size_t)texts[t].n * sizeof *space->ids);
     }
-    each_row(&run, ROW_EMBED, NULL, f->blob->data[BLOB_EMBED_NORM_W], f->blob->data[BLOB_EMBED_NORM_B], run.tokens,
-             c->hidden_size);
+    each_row(&run, ROW_EMBED, NULL, f->blob->data[BLOB_EMBED_NORM_W], f->blob->data[BLOB_EMBED_NORM_B],
+             run.tokens, c->hidden_size);
     for (int l = 0; l < c->num_hidden_layers; l++) run_layer(&run, l);
     run_head(&run, logits);
     for (*at = 0; *at < count; (*at)++)

@@ -15,7 +15,8 @@ enum { FORWARD_GROUP_TOKENS = 256 };
 typedef struct {
     Int8Linear q, k, v, o, up, down;
     const float *attn_norm_w, *attn_norm_b, *ffn_norm_w, *ffn_norm_b;
-    const uint16_t *position_key, *position_query; /* (H, 2B), half precision: column c is table row 2B - 1 - c */
+    const uint16_t *position_key,
+        *position_query; /* (H, 2B), half precision: column c is table row 2B - 1 - c */
 } ForwardLayer;
 
 /* Read-only after forward_init: any number of threads may run it, each with a ForwardSpace of its own. */
@@ -23,13 +24,15 @@ typedef struct {
     const Blob *blob; /* borrowed */
     const Int8Kernels *kernels;
     ForwardLayer *layers;
-    int32_t *column; /* (2 max_tokens - 1): column of the position tables for j - i = index - (max_tokens - 1) */
+    int32_t
+        *column; /* (2 max_tokens - 1): column of the position tables for j - i = index - (max_tokens - 1) */
 } Forward;
 
 /* Puts the blob's linear layers (where the kernels want it) and position tables into the order in which they are
  * read, in place: the bytes of those tensors are then no longer the file's, and nobody else may read them. Needs
  * little memory of its own. threads may be NULL. */
-ErrCode forward_init(Forward *out, Blob *blob, const Int8Kernels *kernels, Threads *threads, Err *err) ERR_CHECKED;
+ErrCode forward_init(Forward *out, Blob *blob, const Int8Kernels *kernels, Threads *threads,
+                     Err *err) ERR_CHECKED;
 void forward_free(Forward *forward);
 
 typedef struct {
@@ -40,13 +43,13 @@ typedef struct {
 /* Working memory; grows to what it was used for. Zeroed is valid. */
 typedef struct {
     Arena arena;
-    int tokens, texts, longest, threads;    /* that it is large enough for */
-    float *x, *q, *k, *v, *context, *y;     /* (N, H) */
-    float *up;                              /* (N, F) */
-    Int8Rows rows;                          /* (N, max(H, F)) */
-    int32_t *ids;                           /* (N) */
-    size_t *first;                          /* (texts): number of a text's first token */
-    char *scratch;                          /* (threads, scratch_bytes) */
+    int tokens, texts, longest, threads; /* that it is large enough for */
+    float *x, *q, *k, *v, *context, *y;  /* (N, H) */
+    float *up;                           /* (N, F) */
+    Int8Rows rows;                       /* (N, max(H, F)) */
+    int32_t *ids;                        /* (N) */
+    size_t *first;                       /* (texts): number of a text's first token */
+    char *scratch;                       /* (threads, scratch_bytes) */
     size_t scratch_bytes;
 } ForwardSpace;
 
@@ -55,8 +58,8 @@ void forward_space_free(ForwardSpace *space);
 /* logits (count, K) of `count` texts, count >= 1, computed together on `threads` (NULL: here). ERR_ARGUMENT: a text
  * has not 1 .. max_tokens ids, or an id is not below the vocabulary; ERR_NUMERIC: a logit is not finite;
  * ERR_MEMORY. *failed (may be NULL) is the first text that is at fault. */
-ErrCode forward_run(const Forward *forward, ForwardSpace *space, float *logits, const ForwardText *texts, int count,
-                    Threads *threads, int *failed, Err *err) ERR_CHECKED;
+ErrCode forward_run(const Forward *forward, ForwardSpace *space, float *logits, const ForwardText *texts,
+                    int count, Threads *threads, int *failed, Err *err) ERR_CHECKED;
 
 /* p = softmax(logits / temperature) over K values; returns the index of the largest, the first of equals. */
 int forward_softmax(float *p, const float *logits, int K, float temperature);

@@ -18,7 +18,8 @@ static void widen(int16_t *to, const int8_t *from, size_t n) {
 }
 
 /* Sums of TOKENS x OUTPUTS products; compilers turn it into pmaddwd and its relatives. */
-static void block(int32_t sum[TOKENS][OUTPUTS], const int16_t *restrict x, const int16_t *restrict w, int in) {
+static void block(int32_t sum[TOKENS][OUTPUTS], const int16_t *restrict x, const int16_t *restrict w,
+                  int in) {
     const int16_t *restrict x1 = x + in;
     const int16_t *restrict w1 = w + in, *restrict w2 = w1 + in, *restrict w3 = w2 + in;
     int32_t s00 = 0, s01 = 0, s02 = 0, s03 = 0, s10 = 0, s11 = 0, s12 = 0, s13 = 0;
@@ -40,8 +41,8 @@ size_t int8_scratch(int in) {
     return (OUTPUTS + TOKENS) * (size_t)in * sizeof(int16_t);
 }
 
-static void portable(float *y, const Int8Rows *x, int rows, const Int8Linear *layer, int from, int to, Int8Next next,
-                     void *scratch) {
+static void portable(float *y, const Int8Rows *x, int rows, const Int8Linear *layer, int from, int to,
+                     Int8Next next, void *scratch) {
     const size_t in = (size_t)layer->in, out = (size_t)layer->out;
     int16_t *w = scratch, *q = w + OUTPUTS * in;
     (void)next;
@@ -58,7 +59,8 @@ static void portable(float *y, const Int8Rows *x, int rows, const Int8Linear *la
             for (int t = 0; t < tokens; t++)
                 for (int k = 0; k < outputs; k++) {
                     const float scale = x->scale[n + t] * layer->scale[o + k];
-                    y[(size_t)(n + t) * out + (size_t)(o + k)] = (float)sum[t][k] * scale + layer->bias[o + k];
+                    y[(size_t)(n + t) * out + (size_t)(o + k)] =
+                        (float)sum[t][k] * scale + layer->bias[o + k];
                 }
         }
     }
@@ -114,6 +116,36 @@ void int8_rest(float *y, const Int8Rows *x, int rows, const Int8Linear *layer) {
 
 /* ---- choosing ---- */
 
+int int8_agrees(const Int8Kernels *kernels) {
+    /* Every size has a tail. */
+    enum { ROWS = 35, OUT = 5 * INT8_PANEL, IN = 64 * 2 + 12 };
+    static const float BIAS[OUT], SCALE[OUT] = {1, 0.5f, 3};
+    int8_t q[ROWS][IN], w[OUT * IN], packed[OUT * IN];
+    float scale[ROWS], y[2][ROWS * OUT];
+    int32_t start[ROWS];
+    _Alignas(64) char scratch[INT8_PANEL * IN];
+    uint32_t random = 1;
+    for (size_t i = 0; i < sizeof w; i++)
+        w[i] = (int8_t)(uint8_t)((random = random * 1664525u + 1013904223u) >> 24);
+    for (int n = 0; n < ROWS; n++) {
+        start[n] = 0;
+        scale[n] = 1.0f;
+        for (int i = 0; i < IN; i++) {
+            q[n][i] = (int8_t)((int)((random = random * 1664525u + 1013904223u) >> 24) % 255 - 127);
+            start[n] -= 128 * q[n][i];
+        }
+    }
+    memcpy(packed, w, sizeof w);
+    int8_pack(packed, OUT, IN, scratch);
+    const Int8Rows x = {&q[0][0], scale, start, IN};
+    portable(y[0], &x, ROWS, &(Int8Linear){w, SCALE, BIAS, OUT, IN}, 0, OUT, (Int8Next){0}, scratch);
+    kernels->linear(y[1], &x, ROWS, &(Int8Linear){packed, SCALE, BIAS, OUT, IN}, 0, OUT, (Int8Next){0},
+                    scratch);
+    int same = 1;
+    for (size_t i = 0; i < ROWS * OUT; i++) same = same && y[0][i] == y[1][i];
+    return same;
+}
+
 #if defined(__x86_64__)
 
 static uint64_t enabled_states(void) {
@@ -133,7 +165,8 @@ static int tiles_granted(void) {
 }
 
 unsigned int8_features(void) {
-    enum { YMM = 0x6, ZMM = 0xe6, TILES = 0x60000 };
+    enum { YMM = 0x6, ZMM = 0xe6, TILES = 0x60000 }; /* registers that the system saves */
+    enum { AMX_TILE = 1 << 24, AMX_INT8 = 1 << 25, AVX_VNNI = 1 << 4 };
     unsigned a, b, c, d, features = 0;
     if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE)) return 0;
     const uint64_t states = enabled_states();
@@ -143,50 +176,26 @@ unsigned int8_features(void) {
     features = INT8_AVX2;
     const unsigned most = a, wide = bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL;
     const int vnni = (states & ZMM) == ZMM && (b & wide) == wide && (c & bit_AVX512VNNI);
-    const int tiles = vnni && (states & TILES) == TILES && (d & bit_AMX_TILE) && (d & bit_AMX_INT8);
+    const int tiles = vnni && (states & TILES) == TILES && (d & AMX_TILE) && (d & AMX_INT8);
     if (vnni) features |= INT8_AVX512VNNI;
-    if (most >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & bit_AVXVNNI)) features |= INT8_AVXVNNI;
+    if (most >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & AVX_VNNI)) features |= INT8_AVXVNNI;
     if (tiles && tiles_granted()) features |= INT8_AMX;
     return features;
-}
-
-/* Whether a set computes a small layer as the portable one does; every size has a tail. */
-static int agrees(const Int8Kernels *kernels) {
-    enum { ROWS = 35, OUT = 5 * INT8_PANEL, IN = 64 * 2 + 12 };
-    static const float BIAS[OUT], SCALE[OUT] = {1, 0.5f, 3};
-    int8_t q[ROWS][IN], w[OUT * IN], packed[OUT * IN];
-    float scale[ROWS], y[2][ROWS * OUT];
-    int32_t start[ROWS];
-    _Alignas(64) char scratch[INT8_PANEL * IN];
-    uint32_t random = 1;
-    for (size_t i = 0; i < sizeof w; i++) w[i] = (int8_t)(uint8_t)((random = random * 1664525u + 1013904223u) >> 24);
-    for (int n = 0; n < ROWS; n++) {
-        start[n] = 0;
-        scale[n] = 1.0f;
-        for (int i = 0; i < IN; i++) {
-            q[n][i] = (int8_t)((int)((random = random * 1664525u + 1013904223u) >> 24) % 255 - 127);
-            start[n] -= 128 * q[n][i];
-        }
-    }
-    memcpy(packed, w, sizeof w);
-    int8_pack(packed, OUT, IN, scratch);
-    const Int8Rows x = {&q[0][0], scale, start, IN};
-    portable(y[0], &x, ROWS, &(Int8Linear){w, SCALE, BIAS, OUT, IN}, 0, OUT, (Int8Next){0}, scratch);
-    kernels->linear(y[1], &x, ROWS, &(Int8Linear){packed, SCALE, BIAS, OUT, IN}, 0, OUT, (Int8Next){0}, scratch);
-    return memcmp(y[0], y[1], sizeof y[0]) == 0;
 }
 
 const Int8Kernels *int8_pick(unsigned features, const char *wanted) {
     static const struct {
         const Int8Kernels *kernels;
         unsigned needs;
-    } SETS[] = {
-        {&int8_amx, INT8_AMX}, {&int8_avx512vnni, INT8_AVX512VNNI}, {&int8_avxvnni, INT8_AVXVNNI}, {&int8_avx2, INT8_AVX2}};
+    } SETS[] = {{&int8_amx, INT8_AMX},
+                {&int8_avx512vnni, INT8_AVX512VNNI},
+                {&int8_avxvnni, INT8_AVXVNNI},
+                {&int8_avx2, INT8_AVX2}};
     int allowed = !wanted;
     for (size_t i = 0; i < sizeof SETS / sizeof *SETS; i++) {
         allowed = allowed || strcmp(wanted, SETS[i].kernels->name) == 0;
         if (!allowed || !(features & SETS[i].needs)) continue;
-        if (SETS[i].needs != INT8_AMX || agrees(SETS[i].kernels)) return SETS[i].kernels;
+        if (SETS[i].needs != INT8_AMX || int8_agrees(SETS[i].kernels)) return SETS[i].kernels;
     }
     return &int8_portable;
 }

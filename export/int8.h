@@ -56,8 +56,8 @@ typedef struct {
     int packs;          /* whether weights must have been through int8_pack */
     /* Outputs [from, to) of y (rows, out): from is a multiple of INT8_PANEL, to too or equal to out. scratch:
      * int8_scratch(in) bytes, 64-byte aligned. */
-    void (*linear)(float *y, const Int8Rows *x, int rows, const Int8Linear *layer, int from, int to, Int8Next next,
-                   void *scratch);
+    void (*linear)(float *y, const Int8Rows *x, int rows, const Int8Linear *layer, int from, int to,
+                   Int8Next next, void *scratch);
 } Int8Kernels;
 
 /* What a processor and its operating system can do, one bit for each set of kernels but the portable one. */
@@ -74,6 +74,9 @@ unsigned int8_features(void);
  * NULL: any; another name: portable). A set for features that this processor lacks must not be run. AMX is
  * only taken when a small product on the real unit is right. */
 const Int8Kernels *int8_pick(unsigned features, const char *wanted);
+
+/* Whether a set that packs computes a small random layer as the portable one does. */
+int int8_agrees(const Int8Kernels *kernels);
 
 size_t int8_scratch(int in);
 

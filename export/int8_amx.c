@@ -59,14 +59,14 @@ static void tile_dot(int sum, int a, int b) {
             }
 }
 
-#define TILE_CONFIG(config)        tile_config(config)
-#define TILE_ZERO(t)               tile_zero(t)
-#define TILE_LOAD(t, base, stride) tile_load(t, base, stride)
+#define TILE_CONFIG(config)         tile_config(config)
+#define TILE_ZERO(t)                tile_zero(t)
+#define TILE_LOAD(t, base, stride)  tile_load(t, base, stride)
 #define TILE_STORE(t, base, stride) tile_store(t, base, stride)
-#define TILE_DOT(sum, a, b)        tile_dot(sum, a, b)
-#define TILE_RELEASE()             (void)0
-#define KERNELS                    int8_amx_emulated
-#define KERNELS_LANES              lanes_baseline
+#define TILE_DOT(sum, a, b)         tile_dot(sum, a, b)
+#define TILE_RELEASE()              (void)0
+#define KERNELS                     int8_amx_emulated
+#define KERNELS_LANES               lanes_baseline
 
 #else
 
@@ -87,8 +87,14 @@ static void tile_dot(int sum, int a, int b) {
 /* Sums in tiles 0 to 3, activations in 4 and 5, weights in 6 and 7 (5 to 7 where one tile of tokens is enough). */
 static void configure(int first, int second) {
     TileConfig config = {.palette = 1};
-    const int rows[TILE_COUNT] = {first, first, second ? second : first, second ? second : first,
-                                  first, second ? second : TILE_ROWS, TILE_ROWS, TILE_ROWS};
+    const int rows[TILE_COUNT] = {first,
+                                  first,
+                                  second ? second : first,
+                                  second ? second : first,
+                                  first,
+                                  second ? second : TILE_ROWS,
+                                  TILE_ROWS,
+                                  TILE_ROWS};
     for (int t = 0; t < TILE_COUNT; t++) {
         config.rows[t] = (uint8_t)rows[t];
         config.row_bytes[t] = TILE_BYTES;
@@ -202,8 +208,8 @@ static void block(int32_t *sums, Block b, int tokens, int panels) {
     }
 }
 
-static void linear(float *y, const Int8Rows *x, int rows, const Int8Linear *layer, int from, int to, Int8Next next,
-                   void *scratch) {
+static void linear(float *y, const Int8Rows *x, int rows, const Int8Linear *layer, int from, int to,
+                   Int8Next next, void *scratch) {
     (void)scratch;
     const size_t in = (size_t)layer->in, steps = in / TILE_BYTES;
     const int whole = layer->out / INT8_PANEL * INT8_PANEL, end = to < whole ? to : whole;
@@ -212,13 +218,14 @@ static void linear(float *y, const Int8Rows *x, int rows, const Int8Linear *laye
     PanelFetch fetch = panel_fetch_begin(layer, from, end - from, end, next, (size_t)blocks * steps);
     for (int n = 0, b = blocks; b > 0; b--) { /* blocks of nearly one size */
         const int tokens = (rows - n + b - 1) / b;
-        if (steps) configure(tokens < TILE_ROWS ? tokens : TILE_ROWS, tokens > TILE_ROWS ? tokens - TILE_ROWS : 0);
+        if (steps)
+            configure(tokens < TILE_ROWS ? tokens : TILE_ROWS, tokens > TILE_ROWS ? tokens - TILE_ROWS : 0);
         for (int o = from; o < end; o += PANELS * INT8_PANEL) {
             const int panels = end - o < PANELS * INT8_PANEL ? (end - o) / INT8_PANEL : PANELS;
             if (steps)
                 block(sums,
-                      (Block){x->q + (size_t)n * x->stride, (const uint8_t *)layer->w + (size_t)o * in, x->stride,
-                              INT8_PANEL * in, steps, &fetch},
+                      (Block){x->q + (size_t)n * x->stride, (const uint8_t *)layer->w + (size_t)o * in,
+                              x->stride, INT8_PANEL * in, steps, &fetch},
                       tokens, panels);
             else
                 memset(sums, 0, sizeof sums);

@@ -21,15 +21,16 @@ static inline void panel_fetch(PanelFetch *f) {
 static inline PanelFetch panel_fetch_begin(const Int8Linear *layer, int o, int width, int end, Int8Next next,
                                            size_t steps) {
     const size_t in = (size_t)layer->in;
-    if (o + width < end) next = (Int8Next){(const char *)layer->w + (size_t)(o + width) * in, (size_t)width * in};
+    if (o + width < end)
+        next = (Int8Next){(const char *)layer->w + (size_t)(o + width) * in, (size_t)width * in};
     const size_t bytes = next.w ? next.bytes : 0, pace = bytes / (steps ? steps : 1);
     return (PanelFetch){next.w, (ptrdiff_t)bytes, (pace + 63) / 64 * 64};
 }
 
 /* From sums (tokens, outputs) of the first `done` inputs to y of these tokens, from n on, and outputs, from o on: adds
  * the other inputs and the start, and goes back to float. outputs is a multiple of INT8_PANEL, done of 4. */
-static inline void panel_finish(float *y, const Int8Rows *x, int n, const Int8Linear *layer, int o, int tokens,
-                                int outputs, int done, int32_t *restrict sums) {
+static inline void panel_finish(float *y, const Int8Rows *x, int n, const Int8Linear *layer, int o,
+                                int tokens, int outputs, int done, int32_t *restrict sums) {
     const size_t in = (size_t)layer->in;
     const float *restrict scale = layer->scale + o, *restrict bias = layer->bias + o;
     for (int t = 0; t < tokens; t++, sums += outputs) {

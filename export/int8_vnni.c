@@ -15,44 +15,45 @@
 #if defined(INT8_VNNI_512)
 enum { WIDTH = 16, TOKENS = 6, PANELS = 4 };
 typedef __m512i I;
-#define DOT(sum, w, x)   _mm512_dpbusd_epi32(sum, w, x)
-#define SPLAT_I(x)       _mm512_set1_epi32(x)
-#define LOAD_I(p)        _mm512_loadu_si512(p)
-#define STORE_I(p, v)    _mm512_storeu_si512(p, v)
-#define KERNELS          int8_avx512vnni
-#define KERNELS_NAME     "avx512vnni"
-#define KERNELS_LANES    lanes_avx512
+#define DOT(sum, w, x) _mm512_dpbusd_epi32(sum, w, x)
+#define SPLAT_I(x)     _mm512_set1_epi32(x)
+#define LOAD_I(p)      _mm512_loadu_si512(p)
+#define STORE_I(p, v)  _mm512_storeu_si512(p, v)
+#define KERNELS        int8_avx512vnni
+#define KERNELS_NAME   "avx512vnni"
+#define KERNELS_LANES  lanes_avx512
 #else
 enum { WIDTH = 8, TOKENS = 6, PANELS = 1 };
 typedef __m256i I;
 #if defined(INT8_VNNI_256_EVEX)
-#define DOT(sum, w, x)   _mm256_dpbusd_epi32(sum, w, x)
-#define KERNELS          int8_avxvnni_evex
+#define DOT(sum, w, x) _mm256_dpbusd_epi32(sum, w, x)
+#define KERNELS        int8_avxvnni_evex
 #else
-#define DOT(sum, w, x)   _mm256_dpbusd_avx_epi32(sum, w, x)
-#define KERNELS          int8_avxvnni
+#define DOT(sum, w, x) _mm256_dpbusd_avx_epi32(sum, w, x)
+#define KERNELS        int8_avxvnni
 #endif
-#define SPLAT_I(x)       _mm256_set1_epi32(x)
-#define LOAD_I(p)        _mm256_loadu_si256((const __m256i *)(const void *)(p))
-#define STORE_I(p, v)    _mm256_storeu_si256((__m256i *)(void *)(p), v)
-#define KERNELS_NAME     "avxvnni"
-#define KERNELS_LANES    lanes_avx2
+#define SPLAT_I(x)    _mm256_set1_epi32(x)
+#define LOAD_I(p)     _mm256_loadu_si256((const __m256i *)(const void *)(p))
+#define STORE_I(p, v) _mm256_storeu_si256((__m256i *)(void *)(p), v)
+#define KERNELS_NAME  "avxvnni"
+#define KERNELS_LANES lanes_avx2
 #endif
 
 enum { PARTS = INT8_PANEL / WIDTH, VECTORS_MAX = PANELS * PARTS };
 
 /* Sums of whole fours of inputs, (tokens, panels * INT8_PANEL). They go through memory: with anything else in this
  * function compilers stop keeping them in registers. */
-static inline __attribute__((always_inline)) void dots(int32_t *sums, const int8_t *q, size_t stride, const uint8_t *w,
-                                                       size_t in, int tokens, int panels, PanelFetch *fetch) {
+static inline __attribute__((always_inline)) void dots(int32_t *sums, const int8_t *q, size_t stride,
+                                                       const uint8_t *w, size_t in, int tokens, int panels,
+                                                       PanelFetch *fetch) {
     const size_t fours = in / 4, panel = INT8_PANEL * in;
     I sum[TOKENS][VECTORS_MAX];
-    UNROLL for (int t = 0; t < tokens; t++)
-        UNROLL for (int v = 0; v < panels * PARTS; v++) sum[t][v] = SPLAT_I(0);
+    UNROLL for (int t = 0; t < tokens; t++) UNROLL for (int v = 0; v < panels * PARTS; v++) sum[t][v] =
+        SPLAT_I(0);
     for (size_t k = 0; k < fours; k++) {
         I weights[VECTORS_MAX];
-        UNROLL for (int v = 0; v < panels * PARTS; v++)
-            weights[v] = LOAD_I(w + (size_t)(v / PARTS) * panel + 64 * k + (size_t)(v % PARTS) * 32);
+        UNROLL for (int v = 0; v < panels * PARTS; v++) weights[v] =
+            LOAD_I(w + (size_t)(v / PARTS) * panel + 64 * k + (size_t)(v % PARTS) * 32);
         UNROLL for (int t = 0; t < tokens; t++) {
             int32_t four;
             memcpy(&four, q + (size_t)t * stride + 4 * k, 4);
@@ -61,20 +62,20 @@ static inline __attribute__((always_inline)) void dots(int32_t *sums, const int8
         }
         panel_fetch(fetch);
     }
-    UNROLL for (int t = 0; t < tokens; t++)
-        UNROLL for (int v = 0; v < panels * PARTS; v++)
-            STORE_I(sums + (t * panels * PARTS + v) * WIDTH, sum[t][v]);
+    UNROLL for (int t = 0; t < tokens; t++) UNROLL for (int v = 0; v < panels * PARTS; v++)
+        STORE_I(sums + (t * panels * PARTS + v) * WIDTH, sum[t][v]);
 }
 
 typedef void Block(float *y, const Int8Rows *x, int n, const Int8Linear *layer, int o, PanelFetch *fetch);
 
-#define BLOCK(tokens, panels)                                                                                       \
-    static void block_##tokens##_##panels(float *y, const Int8Rows *x, int n, const Int8Linear *layer, int o,      \
-                                          PanelFetch *fetch) {                                                          \
-        _Alignas(64) int32_t sums[tokens * panels * INT8_PANEL];                                                   \
-        dots(sums, x->q + (size_t)n * x->stride, x->stride, (const uint8_t *)layer->w + (size_t)o * (size_t)layer->in, \
-             (size_t)layer->in, tokens, panels, fetch);                                                            \
-        panel_finish(y, x, n, layer, o, tokens, panels * INT8_PANEL, layer->in / 4 * 4, sums);                     \
+#define BLOCK(tokens, panels)                                                                              \
+    static void block_##tokens##_##panels(float *y, const Int8Rows *x, int n, const Int8Linear *layer,     \
+                                          int o, PanelFetch *fetch) {                                      \
+        _Alignas(64) int32_t sums[tokens * panels * INT8_PANEL];                                           \
+        dots(sums, x->q + (size_t)n * x->stride, x->stride,                                                \
+             (const uint8_t *)layer->w + (size_t)o * (size_t)layer->in, (size_t)layer->in, tokens, panels, \
+             fetch);                                                                                       \
+        panel_finish(y, x, n, layer, o, tokens, panels *INT8_PANEL, layer->in / 4 * 4, sums);              \
     }
 BLOCK(1, 1)
 BLOCK(2, 1)
@@ -82,7 +83,6 @@ BLOCK(3, 1)
 BLOCK(4, 1)
 BLOCK(5, 1)
 BLOCK(6, 1)
-static Block *const ONE[TOKENS] = {block_1_1, block_2_1, block_3_1, block_4_1, block_5_1, block_6_1};
 #if defined(INT8_VNNI_512)
 BLOCK(1, 4)
 BLOCK(2, 4)
@@ -90,24 +90,29 @@ BLOCK(3, 4)
 BLOCK(4, 4)
 BLOCK(5, 4)
 BLOCK(6, 4)
-static Block *const MANY[TOKENS] = {block_1_4, block_2_4, block_3_4, block_4_4, block_5_4, block_6_4};
-#else
-#define MANY ONE
 #endif
 
-static void linear(float *y, const Int8Rows *x, int rows, const Int8Linear *layer, int from, int to, Int8Next next,
-                   void *scratch) {
+/* By panels, 1 or PANELS, and tokens. */
+static Block *const BLOCKS[][TOKENS] = {
+    {block_1_1, block_2_1, block_3_1, block_4_1, block_5_1, block_6_1},
+#if defined(INT8_VNNI_512)
+    {block_1_4, block_2_4, block_3_4, block_4_4, block_5_4, block_6_4},
+#endif
+};
+
+static void linear(float *y, const Int8Rows *x, int rows, const Int8Linear *layer, int from, int to,
+                   Int8Next next, void *scratch) {
     (void)scratch;
     const int whole = layer->out / INT8_PANEL * INT8_PANEL, end = to < whole ? to : whole;
     const int blocks = (rows + TOKENS - 1) / TOKENS;
     for (int o = from, width; o < end; o += width) {
-        const int many = end - o >= PANELS * INT8_PANEL;
+        const int many = PANELS > 1 && end - o >= PANELS * INT8_PANEL;
         width = many ? PANELS * INT8_PANEL : INT8_PANEL;
         PanelFetch fetch =
             panel_fetch_begin(layer, o, width, end, next, (size_t)blocks * (size_t)(layer->in / 4));
         for (int n = 0, b = blocks; b > 0; b--) { /* blocks of nearly one size */
             const int tokens = (rows - n + b - 1) / b;
-            (many ? MANY : ONE)[tokens - 1](y, x, n, layer, o, &fetch);
+            BLOCKS[many][tokens - 1](y, x, n, layer, o, &fetch);
             n += tokens;
         }
     }

@@ -30,7 +30,6 @@ enum { MIX_ROWS = 4 };
 typedef float V __attribute__((vector_size(4 * W)));
 typedef int32_t VI __attribute__((vector_size(4 * W)));
 typedef uint32_t VU __attribute__((vector_size(4 * W))); /* where a sum or shift may overflow */
-typedef int8_t VB __attribute__((vector_size(W)));
 
 static inline V load(const float *p) {
     V v;
@@ -112,6 +111,22 @@ static inline V load_half(const uint16_t *p) {
 #endif
 }
 
+/* The low bytes of W numbers. */
+static inline void store_bytes(int8_t *p, VU v) {
+#if defined(__AVX512F__)
+    _mm_storeu_si128((__m128i *)(void *)p, _mm512_cvtepi32_epi8((__m512i)v));
+#elif defined(__AVX2__)
+    const __m256i first = _mm256_setr_epi8(0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, 0, 4,
+                                           8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1);
+    const __m256i fours = _mm256_shuffle_epi8((__m256i)v, first);
+    const __m128i eight =
+        _mm_unpacklo_epi32(_mm256_castsi256_si128(fours), _mm256_extracti128_si256(fours, 1));
+    _mm_storel_epi64((__m128i *)(void *)p, eight);
+#else
+    for (int c = 0; c < W; c++) p[c] = (int8_t)(uint8_t)v[c];
+#endif
+}
+
 /* ---- sums over a row ---- */
 
 static float add_lanes(const V part[VECTORS]) {
@@ -166,42 +181,54 @@ static void norm(float *y, const float *x, const float *r, const float *w, const
     for (int i = 0; i < n; i++) y[i] = y[i] * rstd * w[i] + b[i];
 }
 
-/* The steps of approx_exp and approx_gelu. */
-static inline V vexp(V x) {
-    x = vmin(splat(88.0f), vmax(splat(-87.0f), x));
-    const V shifted = x * splat(1.44269504f) + splat(APPROX_ROUND), n = shifted - splat(APPROX_ROUND);
-    const V r = (x - n * splat(0.693359375f)) + n * splat(2.12194440e-4f);
-    V p = splat(1.9875691500e-4f);
-    p = p * r + splat(1.3981999507e-3f);
-    p = p * r + splat(8.3334519073e-3f);
-    p = p * r + splat(4.1665795894e-2f);
-    p = p * r + splat(1.6666665459e-1f);
-    p = p * r + splat(5.0000001201e-1f);
-    p = (p * (r * r) + r) + splat(1.0f);
-    return p * (V)(((VU)shifted + (127u - 0x4b400000u)) << 23);
+/* approx_exp and approx_gelu are long chains in which each step waits for the one before; a few vectors go through
+ * them side by side, so that the processor has something to do meanwhile. */
+enum { TOGETHER = W == 16 ? 4 : 2, SPAN = TOGETHER * W };
+
+#define EACH UNROLL for (int k = 0; k < together; k++)
+
+/* The steps of approx_exp. */
+static inline __attribute__((always_inline)) void exp_each(V *x, int together) {
+    static const float TERMS[] = {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f,
+                                  5.0000001201e-1f};
+    V shifted[TOGETHER], n[TOGETHER], r[TOGETHER], p[TOGETHER];
+    EACH x[k] = vmin(splat(88.0f), vmax(splat(-87.0f), x[k]));
+    EACH shifted[k] = x[k] * splat(1.44269504f) + splat(APPROX_ROUND);
+    EACH n[k] = shifted[k] - splat(APPROX_ROUND);
+    EACH r[k] = (x[k] - n[k] * splat(0.693359375f)) + n[k] * splat(2.12194440e-4f);
+    EACH p[k] = splat(1.9875691500e-4f);
+    UNROLL for (int i = 0; i < 5; i++) EACH p[k] = p[k] * r[k] + splat(TERMS[i]);
+    EACH p[k] = (p[k] * (r[k] * r[k]) + r[k]) + splat(1.0f);
+    EACH x[k] = p[k] * (V)(((VU)shifted[k] + (127u - 0x4b400000u)) << 23);
 }
 
-static inline V vgelu(V x) {
-    const VI negative = (VI)x >> 31; /* of -0 too, for which both choices are the same */
-    const V z = vmin(splat(18.0f), (V)((VI)x & 0x7fffffff)) * splat(0.707106781f);
-    const V t = splat(1.0f) / (splat(1.0f) + splat(0.5f) * z);
-    V p = splat(0.17087277f);
-    p = p * t - splat(0.82215223f);
-    p = p * t + splat(1.48851587f);
-    p = p * t - splat(1.13520398f);
-    p = p * t + splat(0.27886807f);
-    p = p * t - splat(0.18628806f);
-    p = p * t + splat(0.09678418f);
-    p = p * t + splat(0.37409196f);
-    p = p * t + splat(1.00002368f);
-    p = p * t - splat(1.26551223f);
-    const V tail = splat(0.5f) * t * vexp(p - z * z);
-    return x * select(negative, tail, splat(1.0f) - tail);
+/* The steps of approx_gelu; its "- c" is the same as "+ -c". */
+static inline __attribute__((always_inline)) void gelu_each(V *x, int together) {
+    static const float TERMS[] = {-0.82215223f, 1.48851587f, -1.13520398f, 0.27886807f, -0.18628806f,
+                                  0.09678418f,  0.37409196f, 1.00002368f,  -1.26551223f};
+    V z[TOGETHER], t[TOGETHER], p[TOGETHER];
+    EACH z[k] = vmin(splat(18.0f), (V)((VI)x[k] & 0x7fffffff)) * splat(0.707106781f);
+    EACH t[k] = splat(1.0f) / (splat(1.0f) + splat(0.5f) * z[k]);
+    EACH p[k] = splat(0.17087277f);
+    UNROLL for (int i = 0; i < 9; i++) EACH p[k] = p[k] * t[k] + splat(TERMS[i]);
+    EACH p[k] -= z[k] * z[k];
+    exp_each(p, together);
+    EACH p[k] *= splat(0.5f) * t[k];
+    /* The sign of -0 too, for which both choices are the same. */
+    EACH x[k] *= select((VI)x[k] >> 31, p[k], splat(1.0f) - p[k]);
+}
+
+static inline __attribute__((always_inline)) void gelu_at(float *y, int together) {
+    V x[TOGETHER];
+    EACH x[k] = load(y + k * W);
+    gelu_each(x, together);
+    EACH store(y + k * W, x[k]);
 }
 
 static void gelu(float *y, size_t n) {
     size_t i = 0;
-    for (; i + W <= n; i += W) store(y + i, vgelu(load(y + i)));
+    for (; i + SPAN <= n; i += SPAN) gelu_at(y + i, TOGETHER);
+    for (; i + W <= n; i += W) gelu_at(y + i, 1);
     for (; i < n; i++) y[i] = approx_gelu(y[i]);
 }
 
@@ -225,8 +252,7 @@ static void quantize(int8_t *q, float *scale, int32_t *start, const float *x, in
     for (i = 0; i + W <= n; i += W) {
         const V shifted = load(x + i) * splat(inverse) + splat(APPROX_ROUND);
         const VU value = (VU)shifted - 0x4b400000u;
-        const VB bytes = __builtin_convertvector((VI)value, VB);
-        memcpy(q + i, &bytes, sizeof bytes);
+        store_bytes(q + i, value);
         total += value;
     }
     uint32_t all = 0; /* unsigned: any value may stand for what is no number, but it must not overflow */
@@ -242,6 +268,13 @@ static void quantize(int8_t *q, float *scale, int32_t *start, const float *x, in
     *start = (int32_t)(0u - 128u * all);
 }
 
+static inline __attribute__((always_inline)) void exp_at(float *x, float max, int together) {
+    V e[TOGETHER];
+    EACH e[k] = load(x + k * W) - splat(max);
+    exp_each(e, together);
+    EACH store(x + k * W, e[k]);
+}
+
 static float exponentials(float *x, int n) {
     V high = splat(x[0]);
     int i = 0;
@@ -249,7 +282,8 @@ static float exponentials(float *x, int n) {
     float max = high[0];
     for (int c = 1; c < W; c++) max = high[c] > max ? high[c] : max;
     for (; i < n; i++) max = x[i] > max ? x[i] : max;
-    for (i = 0; i + W <= n; i += W) store(x + i, vexp(load(x + i) - splat(max)));
+    for (i = 0; i + SPAN <= n; i += SPAN) exp_at(x + i, max, TOGETHER);
+    for (; i + W <= n; i += W) exp_at(x + i, max, 1);
     for (; i < n; i++) x[i] = approx_exp(x[i] - max);
     return sum(x, n);
 }
@@ -315,8 +349,10 @@ static void copy_head(const Space *s, const LanesHead *h) {
     }
 }
 
-/* One table in float, by distance: near distances have a column each, far ones share them. */
+/* One table in float, by distance: near distances have a column each, far ones share them. Of a short text's rows
+ * only a few bytes are read, too far apart for the processor to foresee. */
 static void expand(float *to, const Space *s, const LanesHead *h, const uint16_t *table) {
+    enum { AHEAD = 16 };
     const int32_t *column = h->column + (h->L - h->queries);
     const int n = h->L + h->queries - 1, first = column[0], last = column[n - 1];
     bool contiguous = last - first == n - 1;
@@ -324,6 +360,8 @@ static void expand(float *to, const Space *s, const LanesHead *h, const uint16_t
     for (int d = 0; d < h->D; d++, to += s->wide) {
         const uint16_t *from = table + (size_t)d * (size_t)h->columns + first;
         float *into = contiguous ? to : s->expanded;
+        for (int c = 0; d + AHEAD < h->D && c <= last - first; c += 32)
+            __builtin_prefetch(from + AHEAD * (size_t)h->columns + c);
         for (int c = 0; c <= last - first; c += W) store(into + c, load_half(from + c));
         if (contiguous) continue;
         for (int t = 0; t < n; t++) to[t] = into[column[t] - first];
@@ -332,7 +370,8 @@ static void expand(float *to, const Space *s, const LanesHead *h, const uint16_t
 
 /* Scores of `rows` queries from i on, by vectors of W distances that all of them share: a vector of keys for
  * query i + r then begins r later. What falls outside 0 .. L-1 lands in the margins. */
-static inline __attribute__((always_inline)) void scores(const Space *s, const LanesHead *h, int i, int rows) {
+static inline __attribute__((always_inline)) void scores(const Space *s, const LanesHead *h, int i,
+                                                         int rows) {
     const float scale = 1.0f / sqrtf(3.0f * (float)h->D);
     for (int r = 0; r < rows; r++)
         for (int d = 0; d < h->D; d++) s->query[d * rows + r] = h->q[(size_t)(i + r) * h->stride + (size_t)d];
@@ -357,12 +396,12 @@ static inline __attribute__((always_inline)) void scores(const Space *s, const L
 }
 
 /* out(r,d) = inverse[r] * sum_j p(r,j) v(j,d) over j = 0 .. L-1 in that order, for `vectors` vectors of d. */
-static inline __attribute__((always_inline)) void mix_block(const Space *s, const LanesHead *h, const float *inverse,
-                                                            int i, int r0, int rows, int d, int vectors) {
+static inline __attribute__((always_inline)) void mix_block(const Space *s, const LanesHead *h,
+                                                            const float *inverse, int i, int r0, int rows,
+                                                            int d, int vectors) {
     const float *p = s->score + (size_t)r0 * s->key_stride + MARGIN, *v = s->v + d;
     V acc[MIX_ROWS][4] = {{{0}}};
-    for (int j = 0; j < h->L; j++, v += s->Dp)
-        UNROLL for (int r = 0; r < rows; r++) {
+    for (int j = 0; j < h->L; j++, v += s->Dp) UNROLL for (int r = 0; r < rows; r++) {
             const V weight = splat(p[(size_t)r * s->key_stride + (size_t)j]);
             UNROLL for (int k = 0; k < vectors; k++) acc[r][k] += weight * load(v + k * W);
         }
@@ -379,8 +418,8 @@ static inline __attribute__((always_inline)) void mix_block(const Space *s, cons
     }
 }
 
-static inline __attribute__((always_inline)) void mix(const Space *s, const LanesHead *h, const float *inverse, int i,
-                                                      int r0, int rows) {
+static inline __attribute__((always_inline)) void mix(const Space *s, const LanesHead *h,
+                                                      const float *inverse, int i, int r0, int rows) {
     enum { VECTORS_AT_ONCE = W == 16 ? 4 : 2 };
     const int D = h->D;
     int d = 0;
@@ -389,7 +428,8 @@ static inline __attribute__((always_inline)) void mix(const Space *s, const Lane
     for (; d < D; d += W) mix_block(s, h, inverse, i, r0, rows, d, 1);
 }
 
-static inline __attribute__((always_inline)) void attend(const Space *s, const LanesHead *h, int i, int rows) {
+static inline __attribute__((always_inline)) void attend(const Space *s, const LanesHead *h, int i,
+                                                         int rows) {
     float inverse[ROWS];
     scores(s, h, i, rows);
     for (int r = 0; r < rows; r++)

@@ -17,8 +17,8 @@ _Static_assert((int)ERR_ARGUMENT == (int)ROUTER_ARGUMENT && (int)ERR_IO == (int)
                "the public status codes are the internal ones");
 
 enum {
-    GROUP_TEXTS = 128,        /* at most in one group */
-    SHARED_TEXTS = 4,         /* for each thread: a batch of fewer is computed by all threads together */
+    GROUP_TEXTS = 128, /* at most in one group */
+    SHARED_TEXTS = 4,  /* for each thread: a batch of fewer is computed by all threads together */
 };
 
 /* What a group of texts needs while it is worked on; kept for the next one. */
@@ -29,7 +29,7 @@ typedef struct Desk {
     ForwardText texts[GROUP_TEXTS];
     size_t which[GROUP_TEXTS]; /* their numbers in the batch */
     int count, room;           /* texts; that logits has room for */
-    float *logits;             /* (room + 1, K): of each text, and probabilities where the caller wants none */
+    float *logits; /* (room + 1, K): of each text, and probabilities where the caller wants none */
 } Desk;
 
 struct Router {
@@ -175,8 +175,8 @@ static ErrCode desk_room(Desk *desk, const Router *r, Err *err) {
     const int room = desk->count < 2 ? 1 : GROUP_TEXTS;
     mem_free(desk->logits);
     desk->logits = NULL;
-    TRY(mem_new(&desk->logits, (size_t)room + 1, (size_t)r->blob.config.num_labels * sizeof *desk->logits, "the logits",
-                err));
+    TRY(mem_new(&desk->logits, (size_t)room + 1, (size_t)r->blob.config.num_labels * sizeof *desk->logits,
+                "the logits", err));
     desk->room = room;
     return ERR_OK;
 }
@@ -243,8 +243,9 @@ static bool gather(Batch *b, Desk *desk) {
     while ((size_t)desk->count < most && desk->ids.len < FORWARD_GROUP_TOKENS * sizeof(int32_t) &&
            (i = atomic_fetch_add_explicit(&b->next, 1, memory_order_relaxed)) < b->count) {
         Err err = {0};
-        const ErrCode rc = encode(b->router, desk, b->texts[i], b->lengths ? b->lengths[i] : ROUTER_TERMINATED, &count,
-                                  &b->answers[i].truncated, &err);
+        const ErrCode rc =
+            encode(b->router, desk, b->texts[i], b->lengths ? b->lengths[i] : ROUTER_TERMINATED, &count,
+                   &b->answers[i].truncated, &err);
         if (rc != ERR_OK) {
             batch_fail(b, i, rc, &err);
             continue;
@@ -265,7 +266,8 @@ static void answer_group(Batch *b, Desk *desk) {
     int at = 0;
     ErrCode rc = desk_room(desk, r, &err);
     if (rc == ERR_OK)
-        rc = forward_run(&r->forward, &desk->space, desk->logits, desk->texts, desk->count, b->threads, &at, &err);
+        rc = forward_run(&r->forward, &desk->space, desk->logits, desk->texts, desk->count, b->threads, &at,
+                         &err);
     if (rc != ERR_OK) {
         batch_fail(b, desk->which[at], rc, &err);
         return;

@@ -23,6 +23,7 @@
 #include "export/hexfloat.h"
 #include "export/int8.h"
 #include "export/quant.h"
+#include "export/sample.h"
 #include "model/weights.h"
 #include "tests/tiny_blob.h"
 
@@ -156,7 +157,8 @@ static void test_int8(void **state) {
         float *x = mem_alloc(N * I, sizeof *x), *y = mem_alloc(N * O, sizeof *y);
         float *scale = mem_alloc(O, sizeof *scale), *bias = mem_alloc(O, sizeof *bias);
         int8_t *w = mem_alloc(O * I, 1);
-        Int8Rows q = {mem_alloc(N * I, sizeof *q.q), mem_alloc(N, sizeof *q.scale), mem_alloc(N, sizeof *q.start), I};
+        Int8Rows q = {mem_alloc(N * I, sizeof *q.q), mem_alloc(N, sizeof *q.scale),
+                      mem_alloc(N, sizeof *q.start), I};
         void *scratch = mem_alloc(int8_scratch(in), 1);
         for (size_t i = 0; i < N * I; i++) x[i] = round == 0 ? -1.0f : (float)(3 * uniform(round, i));
         for (size_t i = 0; i < O * I; i++)
@@ -437,6 +439,83 @@ static void test_router(void **state) {
     router_close(many);
 }
 
+/* Batches of all sizes, cut into groups of texts by several threads, answer what each text alone gets. */
+static void test_batches(void **state) {
+    (void)state;
+    enum { MANY = 300 };
+    static Corpus c;
+    static const char *texts[MANY];
+    static size_t lengths[MANY];
+    static RouterAnswer answers[MANY];
+    static float p[MANY][3];
+    static const size_t COUNTS[] = {1, 2, 7, 8, 41, 160, MANY};
+    make_texts(&c);
+    Router *one = open_ok(&whole, NULL);
+    for (int i = 0; i < TEXTS; i++)
+        assert_int_equal(router_classify(one, c.texts[i], c.lengths[i], &c.answers[i], c.p[i], NULL, 0),
+                         ROUTER_OK);
+    for (int i = 0; i < MANY; i++) texts[i] = c.texts[i % TEXTS], lengths[i] = c.lengths[i % TEXTS];
+    for (int threads = 1; threads <= 5; threads++) {
+        Router *router = open_ok(&whole, &(RouterOptions){.threads = threads});
+        for (size_t k = 0; k < sizeof COUNTS / sizeof *COUNTS; k++) {
+            memset(p, 0, sizeof p);
+            assert_int_equal(
+                router_classify_batch(router, texts, lengths, COUNTS[k], answers, &p[0][0], NULL, 0),
+                ROUTER_OK);
+            for (size_t i = 0; i < COUNTS[k]; i++) {
+                assert_memory_equal(p[i], c.p[i % TEXTS], sizeof p[i]);
+                assert_int_equal(answers[i].label, c.answers[i % TEXTS].label);
+                assert_int_equal(answers[i].tokens, c.answers[i % TEXTS].tokens);
+                assert_int_equal(answers[i].truncated, c.answers[i % TEXTS].truncated);
+            }
+        }
+        char error[ROUTER_ERROR_BYTES]; /* the first that fails is named, whoever meets it */
+        texts[57] = texts[203] = NULL;
+        lengths[57] = lengths[203] = 1;
+        assert_int_equal(
+            router_classify_batch(router, texts, lengths, MANY, answers, NULL, error, sizeof error),
+            ROUTER_ARGUMENT);
+        assert_string_equal(error, "text 57: text is NULL");
+        texts[57] = c.texts[57 % TEXTS], texts[203] = c.texts[203 % TEXTS];
+        lengths[57] = c.lengths[57 % TEXTS], lengths[203] = c.lengths[203 % TEXTS];
+        router_close(router);
+    }
+    router_close(one);
+}
+
+/* A mapped file answers the same, and is not written to. */
+static void test_map(void **state) {
+    (void)state;
+    char error[ROUTER_ERROR_BYTES];
+    static Corpus c;
+    make_texts(&c);
+    Router *read = open_ok(&whole, NULL);
+    Buf after = {0};
+    for (int i = 0; i < TEXTS; i++)
+        assert_int_equal(router_classify(read, c.texts[i], c.lengths[i], &c.answers[i], c.p[i], NULL, 0),
+                         ROUTER_OK);
+    for (int round = 0; round < 4; round++) {
+        const RouterOptions options = {.map = 1, .trust = round & 1, .threads = 2};
+        const char *path = in_folder(round & 2 ? "c.zst" : "a.safetensors"); /* a packed one is read */
+        assert_int_equal(router_open(&c.router, path, &options, error, sizeof error), ROUTER_OK);
+        c.wrong = false;
+        (void)ask_all(&c);
+        assert_false(c.wrong);
+        router_close(c.router);
+    }
+    read_ok(&after, in_folder("a.safetensors"));
+    assert_int_equal(after.len, whole.len);
+    assert_memory_equal(after.data, whole.data, whole.len);
+    after.data[after.len - 200] ^= 1;
+    assert_int_equal(file_save(in_folder("changed"), after.data, after.len, NULL), ERR_OK);
+    assert_int_equal(
+        router_open(&c.router, in_folder("changed"), &(RouterOptions){.map = 1}, error, sizeof error),
+        ROUTER_FORMAT);
+    assert_non_null(strstr(error, "is damaged: its SHA-256 is not the stated one"));
+    buf_free(&after);
+    router_close(read);
+}
+
 static void test_router_questions(void **state) {
     (void)state;
     Router *router = open_ok(&whole, &(RouterOptions){.max_tokens = 5});
@@ -450,6 +529,8 @@ static void test_router_questions(void **state) {
     assert_string_equal(router_metadata(router, "router.format"), "1.0");
     assert_null(router_metadata(router, "no such key"));
     assert_string_equal(router_version(), LIBROUTER_VERSION);
+    const char *wanted = getenv("ROUTER_INT8_KERNELS");
+    assert_string_equal(router_kernels(router), int8_pick(int8_features(), wanted)->name);
     assert_int_equal(router_classify(router, "", 0, &a, NULL, NULL, 0), ROUTER_OK);
     assert_true(a.tokens == 2 && !a.truncated);
     assert_int_equal(router_classify(router, NULL, 0, &a, NULL, NULL, 0), ROUTER_OK);
@@ -545,6 +626,36 @@ static void test_peer(void **state) {
     (void)printf("the peer was not built\n");
     skip();
 #endif
+}
+
+/* A blob for benchmarks: the same bytes for the same seed, and numbers that one can compute with. */
+static void test_sample(void **state) {
+    (void)state;
+    Buf spm = {0}, blob = {0}, again = {0};
+    BlobConfig config = tiny_config();
+    Threads *threads;
+    RouterAnswer a;
+    config.hidden_size = 64;
+    config.intermediate_size = 128;
+    config.vocab_size = 5000;
+    config.num_labels = 7;
+    tiny_spm(&spm, &(TinySpm){0});
+    assert_int_equal(threads_open(&threads, 3, NULL), ERR_OK);
+    assert_int_equal(sample_blob(&blob, &config, spm.data, spm.len, seed, NULL, NULL), ERR_OK);
+    assert_int_equal(sample_blob(&again, &config, spm.data, spm.len, seed, threads, NULL), ERR_OK);
+    assert_int_equal(blob.len, again.len);
+    assert_memory_equal(blob.data, again.data, blob.len);
+    Router *router = open_ok(&blob, NULL);
+    assert_string_equal(router_label(router, 6), "6");
+    assert_int_equal(router_classify(router, "abc the", 7, &a, NULL, NULL, 0), ROUTER_OK);
+    assert_true(a.probability < 0.9f); /* far from overflowing, so it is undecided */
+    router_close(router);
+    Err err = {0};
+    assert_int_equal(sample_blob(&blob, &config, "x", 1, seed, NULL, &err), ERR_FORMAT);
+    threads_close(threads);
+    buf_free(&spm);
+    buf_free(&blob);
+    buf_free(&again);
 }
 
 /* ---- damaged and hostile files ---- */
@@ -809,14 +920,15 @@ int main(void) {
     const BlobConfig config = tiny_config();
     if (tiny_blob(&tiny, &config, seed, NULL) != ERR_OK) return 1;
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_approx),       cmocka_unit_test(test_hexfloat),
-        cmocka_unit_test(test_quant),        cmocka_unit_test(test_int8),
-        cmocka_unit_test(test_export),       cmocka_unit_test(test_run_folder),
-        cmocka_unit_test(test_router),       cmocka_unit_test(test_router_questions),
-        cmocka_unit_test(test_check),        cmocka_unit_test(test_peer),
-        cmocka_unit_test(test_flips),        cmocka_unit_test(test_hostile_header),
-        cmocka_unit_test(test_hostile_data), cmocka_unit_test(test_hostile_files),
-        cmocka_unit_test(test_memory),
+        cmocka_unit_test(test_approx),         cmocka_unit_test(test_hexfloat),
+        cmocka_unit_test(test_quant),          cmocka_unit_test(test_int8),
+        cmocka_unit_test(test_export),         cmocka_unit_test(test_run_folder),
+        cmocka_unit_test(test_router),         cmocka_unit_test(test_router_questions),
+        cmocka_unit_test(test_batches),        cmocka_unit_test(test_map),
+        cmocka_unit_test(test_check),          cmocka_unit_test(test_peer),
+        cmocka_unit_test(test_sample),         cmocka_unit_test(test_flips),
+        cmocka_unit_test(test_hostile_header), cmocka_unit_test(test_hostile_data),
+        cmocka_unit_test(test_hostile_files),  cmocka_unit_test(test_memory),
     };
     const int failed = cmocka_run_group_tests(tests, NULL, NULL);
     buf_free(&tiny);
