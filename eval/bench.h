@@ -48,13 +48,14 @@ typedef struct {
     int rows, tokens;    /* prompts of a training step, and their tokens in all */
 } Bench;
 
-/* The sections; those of single operations add to one object. Memory that they take is free again when they
+/* The sections; those of operations and of inference add to one object each (inference to its list "latency"). Memory that they take is free again when they
  * return. */
 ErrCode bench_linear(Bench *b, cJSON *ops, Err *err) ERR_CHECKED;
 ErrCode bench_attention(Bench *b, cJSON *ops, Err *err) ERR_CHECKED;
 ErrCode bench_stream(Bench *b, cJSON *ops, Err *err) ERR_CHECKED;
 ErrCode bench_train(Bench *b, Err *err) ERR_CHECKED;
-ErrCode bench_infer(Bench *b, Err *err) ERR_CHECKED;
+ErrCode bench_int8(Bench *b, cJSON *infer, Err *err) ERR_CHECKED;
+ErrCode bench_checkpoint(Bench *b, cJSON *infer, Err *err) ERR_CHECKED;
 
 /* ---- shared by the sections ---- */
 

@@ -84,16 +84,19 @@ enum {
     SECTION_STREAM = 8,
     SECTION_OPS = SECTION_LINEAR | SECTION_ATTENTION | SECTION_STREAM,
     SECTION_TRAIN = 16,
-    SECTION_INFER = 32
+    SECTION_INT8 = 32,
+    SECTION_CHECKPOINT = 64,
+    SECTION_INFER = SECTION_INT8 | SECTION_CHECKPOINT
 };
 
 static const struct {
     const char *name;
     int sections;
-} SECTIONS[] = {{"peaks", SECTION_PEAKS},         {"ops", SECTION_OPS},       {"linear", SECTION_LINEAR},
-                {"attention", SECTION_ATTENTION}, {"stream", SECTION_STREAM}, {"train", SECTION_TRAIN},
-                {"infer", SECTION_INFER}};
-#define SECTION_NAMES "peaks, ops (linear, attention, stream), train, infer"
+} SECTIONS[] = {
+    {"peaks", SECTION_PEAKS},         {"ops", SECTION_OPS},       {"linear", SECTION_LINEAR},
+    {"attention", SECTION_ATTENTION}, {"stream", SECTION_STREAM}, {"train", SECTION_TRAIN},
+    {"infer", SECTION_INFER},         {"int8", SECTION_INT8},     {"checkpoint", SECTION_CHECKPOINT}};
+#define SECTION_NAMES "peaks, ops (linear, attention, stream), train, infer (int8, checkpoint)"
 
 static ErrCode sections_of(int *out, const char *only, Err *err) {
     *out = 0;
@@ -220,7 +223,10 @@ static ErrCode measure(Bench *b, int sections, Err *err) {
     if (sections & SECTION_ATTENTION) TRY(bench_attention(b, ops, err));
     if (sections & SECTION_STREAM) TRY(bench_stream(b, ops, err));
     if (sections & SECTION_TRAIN) TRY(bench_train(b, err));
-    if (sections & SECTION_INFER) TRY(bench_infer(b, err));
+    cJSON *infer = sections & SECTION_INFER ? cJSON_AddObjectToObject(b->json, "infer") : NULL;
+    if (infer) (void)cJSON_AddArrayToObject(infer, "latency");
+    if (sections & SECTION_INT8) TRY(bench_int8(b, infer, err));
+    if (sections & SECTION_CHECKPOINT) TRY(bench_checkpoint(b, infer, err));
     return ERR_OK;
 }
 
@@ -257,11 +263,9 @@ const Command bench_cmd = {
     .usage = "bench [--size NAME | --model CONFIG] [--only SECTIONS] [options]",
     .details =
         "Sections: peaks (what the cores and the memory can do), ops (single operations: linear, attention, "
-        "stream for what streams through memory), train (whole steps, by operation), infer (latency and "
-        "throughput of the int8 "
-        "blob). "
-        "Weights come from a formula and prompts are random: nothing is downloaded. Run it on an otherwise "
-        "idle "
+        "stream for what streams through memory), train (whole steps, by operation), infer (int8: latency "
+        "and throughput of an exported file; checkpoint: latency of the model as it was trained). Weights "
+        "come from a formula and prompts are random: nothing is downloaded. Run it on an otherwise idle "
         "machine.\n\n"
         "Examples:\n  router bench\n"
         "  router bench --size large --only train --rows 32 --tokens 16-128\n"

@@ -191,7 +191,15 @@ static int by_value(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-/* One prompt after the other; bound may be NULL. */
+static void latency_title(const Bench *b) {
+    bench_print(b,
+                "\nOne prompt after the other, milliseconds; beside reading the weights once, and their "
+                "products, at the "
+                "peaks;\ntimes the larger of the two\n"
+                "  weights  threads  tokens       p50       p95       p99  samples      read  products\n");
+}
+
+/* bound may be NULL. */
 static void latency(const Bench *b, cJSON *list, const char *precision, int threads, int tokens,
                     const Bound *bound, BenchWork *work, void *context) {
     double ms[LATENCY_SAMPLES];
@@ -370,32 +378,28 @@ static ErrCode latency_floats(Bench *b, Floats *f, cJSON *list, Err *err) {
     return b->ops.sync(&b->ops, err);
 }
 
-ErrCode bench_infer(Bench *b, Err *err) {
+ErrCode bench_int8(Bench *b, cJSON *infer, Err *err) {
     Infer f = {.b = b};
-    cJSON *json = cJSON_AddObjectToObject(b->json, "infer");
-    ErrCode rc = infer_open(&f, json, err);
-    cJSON *list = cJSON_AddArrayToObject(json, "latency");
+    cJSON *list = cJSON_GetObjectItemCaseSensitive(infer, "latency");
+    ErrCode rc = infer_open(&f, infer, err);
     if (rc == ERR_OK) {
-        bench_print(
-            b,
-            "\nOne prompt after the other, milliseconds; beside reading the weights once, and their "
-            "products, at the peaks;\n"
-            "times the larger of the two\n"
-            "  weights  threads  tokens       p50       p95       p99  samples      read  products\n");
+        latency_title(b);
         latency_int8(&f, list, NULL);
         if (threads_count(b->threads) > 1) latency_int8(&f, list, b->threads);
         rc = first_failure(&f, err);
     }
-    if (rc == ERR_OK) {
-        Floats *floats;
-        rc = mem_new(&floats, 1, sizeof *floats, "inference", err);
-        if (rc == ERR_OK) {
-            rc = latency_floats(b, floats, list, err);
-            deberta_close(&floats->model);
-            mem_free(floats);
-        }
-    }
-    if (rc == ERR_OK) rc = throughputs(&f, cJSON_AddArrayToObject(json, "batch"), err);
+    if (rc == ERR_OK) rc = throughputs(&f, cJSON_AddArrayToObject(infer, "batch"), err);
     infer_close(&f);
+    return rc;
+}
+
+ErrCode bench_checkpoint(Bench *b, cJSON *infer, Err *err) {
+    Floats *floats;
+    TRY(mem_new(&floats, 1, sizeof *floats, "inference", err));
+    bench_print(b, "\nThe checkpoint");
+    latency_title(b);
+    const ErrCode rc = latency_floats(b, floats, cJSON_GetObjectItemCaseSensitive(infer, "latency"), err);
+    deberta_close(&floats->model);
+    mem_free(floats);
     return rc;
 }

@@ -458,14 +458,14 @@ def torch_latency(o, table, batches, model, name, threads):
     torch.set_num_threads(o.threads)
 
 
-def router_latency(o, table, loads, batches, threads):
-    j = router(o, "infer", seconds=o.seconds / 4, threads=threads)["infer"]
-    ours = [row for row in j["latency"] if row["precision"] == "int8"]
-    for n in o.tokens:  # a version that computes one prompt on one thread only reports that one
-        row = max((row for row in ours if row["tokens"] == n), key=lambda row: row["threads"])
-        table.add(f"{n} tokens, {threads}t", "router int8", row["p50_ms"])
+def router_latency(o, table, loads, batches):
+    j = router(o, "int8", seconds=o.seconds / 4)["infer"]
+    for threads in sorted({1, o.threads}):
+        for n in o.tokens:  # a version that computes one prompt on one thread only reports that one
+            rows = [row for row in j["latency"] if row["tokens"] == n and row["threads"] <= threads]
+            table.add(f"{n} tokens, {threads}t", "router int8", max(rows, key=lambda row: row["threads"])["p50_ms"])
     for row in j["batch"]:
-        if row["threads"] == threads == o.threads:
+        if row["threads"] == o.threads:
             batches.add(f"{row['tokens']} tokens", "router int8", row["prompts_per_second"])
     loads.add("load", "router int8", j["load"]["checked_ms"])
 
@@ -483,9 +483,9 @@ def infer(o, result):
     folder = o.keep or tempfile.mkdtemp(prefix="router-peers-")
     paths = make_onnx(o, model, folder) if "onnx" in o.infer_peers else {}
     for r in range(o.rounds):
+        router_latency(o, table, loads, batches)
         for threads in sorted({1, o.threads}):
             note(f"round {r + 1}, {threads} threads")
-            router_latency(o, table, loads, batches, threads)
             for name in o.variants if "torch" in o.infer_peers else ():
                 torch_latency(o, table, batches, models[name.split()[0]], name, threads)
             for name, path in paths.items():
