@@ -54,6 +54,11 @@ static ErrCode all_numbers(float **const *out, size_t count, size_t n, uint64_t 
     return ERR_OK;
 }
 
+static ErrCode prepare(Bench *b, int tokens, int longest, Err *err) {
+    const int A = b->config.num_attention_heads;
+    return b->ops.prepare(&b->ops, tokens, longest, A, b->config.hidden_size / A, err);
+}
+
 /* ---- linear layers ---- */
 
 typedef struct {
@@ -139,7 +144,8 @@ ErrCode bench_linear(Bench *b, cJSON *ops, Err *err) {
     Linear l = {.ops = &b->ops};
     Act **const acts[] = {&l.x, &l.y};
     float **const reals[] = {&l.dx, &l.dy};
-    ErrCode rc = all_activations(acts, 2, l.ops, N * wide, 1, err);
+    ErrCode rc = prepare(b, (int)N, 2, err);
+    if (rc == ERR_OK) rc = all_activations(acts, 2, l.ops, N * wide, 1, err);
     if (rc == ERR_OK) rc = all_numbers(reals, 2, N * wide, 3, err);
     if (rc == ERR_OK) rc = numbers(&l.w, WEIGHT_NUMBERS + (size_t)H * wide, 0.03, 5, err);
     if (rc == ERR_OK) rc = numbers(&l.dw, (size_t)H * wide, 0, 6, err);
@@ -207,8 +213,7 @@ static ErrCode attend_open(Attend *a, Bench *b, int longest, Err *err) {
     TRY(mem_new(&a->row, N, sizeof *a->row, "positions", err));
     for (size_t n = 0; n < N; n++) a->row[n] = n;
     a->drop = (Dropout){(real)b->config.attention_probs_dropout_prob, 1, a->row};
-    return b->ops.prepare(a->ops, longest, b->config.num_attention_heads,
-                          b->config.hidden_size / b->config.num_attention_heads, err);
+    return prepare(b, (int)N, longest, err);
 }
 
 static void attend_shape(Attend *a, const Config *c, int L) {

@@ -159,8 +159,10 @@ ErrCode deberta_open(Deberta *d, const Config *config, Ops *ops, const DebertaLi
         d->rel_row[r] = (uint64_t)r;
         d->rel_ids[r] = r;
     }
-    rc = ops->prepare(ops, limits->longest, d->config.num_attention_heads,
-                      d->config.hidden_size / d->config.num_attention_heads, err);
+    const int R = 2 * d->config.position_buckets;
+    rc = ops->prepare(ops, limits->micro_tokens > R ? limits->micro_tokens : R, limits->longest,
+                      d->config.num_attention_heads, d->config.hidden_size / d->config.num_attention_heads,
+                      err);
     if (rc == ERR_OK) rc = bind_weights(d, err);
 done:
     if (rc != ERR_OK) deberta_close(d);

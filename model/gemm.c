@@ -17,7 +17,8 @@ bool gemm_kernel_works(const GemmKernel *g) {
         a[i] = (float)((int)(rng_bits(1, i) % 255) - 127) / 64; /* exact in bfloat16 */
     for (size_t i = 0; i < N * K; i++) b[i] = (float)((int)(rng_bits(2, i) % 255) - 127) / 64;
     const size_t next = gemm_b_next(g, K), bytes = (size_t)g->bytes;
-    for (int h = 0; h < 2; h++) g->pack_a(packed_a[h], a + h * HALF, K, M, HALF, g->rows);
+    for (int h = 0; h < 2; h++)
+        g->pack_a(packed_a[h], gemm_a_next(g, HALF), a + h * HALF, K, M, HALF, g->rows);
     for (int n = 0; n < N; n += GEMM_PANEL)
         g->pack_panel((char *)packed_b + (size_t)(n / GEMM_PANEL) * next, b + (size_t)n * K, K, GEMM_PANEL,
                       K);

@@ -19,7 +19,8 @@
 
 enum { GEMM_PANEL = 16, GEMM_LINE = 64 /* bytes of a chunk of a row */ };
 
-/* Strides are numbers from a row of x to the next one; `next` is bytes from a panel to the next one. */
+/* Strides are numbers from a row of x to the next one; `next` is bytes from a panel of B, or a group of A, to the next
+ * one. */
 typedef struct {
     const char *name;
     int rows, depth; /* of a register block, which is two panels wide; numbers of a chunk */
@@ -30,11 +31,12 @@ typedef struct {
     void (*begin)(void);
     void (*end)(void);
 
-    /* A = x (M,K), floats or activations */
-    void (*pack_a)(void *to, const float *x, size_t stride, int M, int K, int rows);
-    void (*pack_a_act)(void *to, const void *x, size_t stride, int M, int K, int rows);
-    /* A = x^T, x (K,M); sums[m] += sum_k x(k,m), from the numbers before rounding, if sums is not NULL */
-    void (*pack_a_transposed)(void *to, const float *x, size_t stride, int M, int K, int rows, float *sums);
+    /* A = x (M,K), floats or activations; whole groups, whole chunks */
+    void (*pack_a)(void *to, size_t next, const float *x, size_t stride, int M, int K, int rows);
+    void (*pack_a_act)(void *to, size_t next, const void *x, size_t stride, int M, int K, int rows);
+    /* A = x^T, x (K,M); sums[m] = sum_k x(k,m), of the numbers before rounding */
+    void (*pack_a_transposed)(void *to, size_t next, const float *x, size_t stride, int M, int K, int rows,
+                              float *sums);
     /* Rows k0 .. k0 + K - 1 of B = x (K,N); k0 is even, K too unless they are the last rows. Pads to whole panels, and K
      * to pairs: where B ends within a chunk, the chunk's rest must be zero already. */
     void (*pack_b)(void *to, size_t next, const float *x, size_t stride, int k0, int K, int N);
@@ -58,8 +60,12 @@ static inline size_t gemm_b_next(const GemmKernel *g, int K) {
 static inline size_t gemm_b_bytes(const GemmKernel *g, int K, int N) {
     return gemm_b_next(g, K) * (size_t)(gemm_padded(N, 2 * GEMM_PANEL) / GEMM_PANEL);
 }
+/* The same of A. */
+static inline size_t gemm_a_next(const GemmKernel *g, int K) {
+    return (size_t)gemm_padded(K, g->depth) * (size_t)(g->rows * g->bytes);
+}
 static inline size_t gemm_a_bytes(const GemmKernel *g, int M, int K) {
-    return (size_t)gemm_padded(M, g->rows) * (size_t)gemm_padded(K, g->depth) * (size_t)g->bytes;
+    return gemm_a_next(g, K) * (size_t)(gemm_padded(M, g->rows) / g->rows);
 }
 
 #endif

@@ -59,55 +59,75 @@ static void transpose(__m512i r[W]) {
 
 /* ---- A ---- */
 
-/* Where the chunk of row m, column k begins; K is that of the whole operand. */
-static size_t a_at(int m, int k, int K, int rows) {
-    const size_t group = (size_t)(m / rows) * (size_t)gemm_padded(K, LINE) * (size_t)rows;
-    return group + (size_t)k * (size_t)rows + (size_t)(m % rows) * LINE;
+/* Walks down the rows of packed A. A row's chunk k lies k * rows numbers behind its first. */
+typedef struct {
+    uint16_t *at; /* first chunk of the row */
+    int row, rows;
+    size_t group; /* numbers from a group's last row to the next group's first */
+} Rows;
+
+static Rows rows_of(void *to, size_t next, int rows) {
+    return (Rows){to, 0, rows, next / sizeof(uint16_t) - (size_t)(rows - 1) * LINE};
 }
 
-static void zero_rows(uint16_t *to, int from, int M, int K, int rows) {
-    for (int m = from; m < M; m++)
-        for (int k = 0; k < K; k += LINE) memset(to + a_at(m, k, K, rows), 0, LINE * sizeof *to);
-}
-
-void gemm_bf16_pack_a(void *out, const float *x, size_t stride, int M, int K, int rows) {
-    uint16_t *to = out;
-    for (int m = 0; m < M; m++, x += stride)
-        for (int k = 0; k < K; k += LINE) _mm512_storeu_si512(to + a_at(m, k, K, rows), line(x + k, K - k));
-    zero_rows(to, M, gemm_padded(M, rows), K, rows);
-}
-
-void gemm_bf16_pack_a_act(void *out, const void *in, size_t stride, int M, int K, int rows) {
-    uint16_t *to = out;
-    const uint16_t *x = in;
-    for (int m = 0; m < M; m++, x += stride)
-        for (int k = 0; k < K; k += LINE)
-            _mm512_storeu_si512(to + a_at(m, k, K, rows), _mm512_maskz_loadu_epi16(mask32(K - k), x + k));
-    zero_rows(to, M, gemm_padded(M, rows), K, rows);
-}
-
-void gemm_bf16_pack_a_transposed(void *out, const float *x, size_t stride, int M, int K, int rows,
-                                 float *sums) {
-    uint16_t *to = out;
-    for (int m = 0; m < M; m += W) {
-        const int n = M - m < W ? M - m : W;
-        __m512 sum = _mm512_setzero_ps();
-        for (int k = 0; k < K; k += LINE) {
-            __m512i r[W];
-            for (int p = 0; p < W; p++) {
-                const int row = k + 2 * p;
-                const float *first = row < K ? x + (size_t)row * stride + m : x;
-                const float *second = row + 1 < K ? first + stride : x;
-                const __m512 low = floats(first, row < K ? n : 0), high = floats(second, row + 1 < K ? n : 0);
-                sum = _mm512_add_ps(sum, _mm512_add_ps(low, high));
-                r[p] = pairs(low, high);
-            }
-            transpose(r);
-            for (int i = 0; i < n; i++) _mm512_storeu_si512(to + a_at(m + i, k, K, rows), r[i]);
-        }
-        if (sums) _mm512_mask_storeu_ps(sums + m, mask16(n), _mm512_add_ps(floats(sums + m, n), sum));
+static void next_row(Rows *r) {
+    if (++r->row < r->rows) {
+        r->at += LINE;
+    } else {
+        r->row = 0;
+        r->at += r->group;
     }
-    zero_rows(to, M, gemm_padded(M, rows), K, rows);
+}
+
+static void zero_rows(Rows *r, int K) {
+    for (; r->row; next_row(r))
+        for (int k = 0; k < K; k += LINE) memset(r->at + k * r->rows, 0, LINE * sizeof *r->at);
+}
+
+void gemm_bf16_pack_a(void *to, size_t next, const float *x, size_t stride, int M, int K, int rows) {
+    Rows r = rows_of(to, next, rows);
+    for (int m = 0; m < M; m++, x += stride, next_row(&r))
+        for (int k = 0; k < K; k += LINE) _mm512_storeu_si512(r.at + k * rows, line(x + k, K - k));
+    zero_rows(&r, K);
+}
+
+void gemm_bf16_pack_a_act(void *to, size_t next, const void *in, size_t stride, int M, int K, int rows) {
+    const uint16_t *x = in;
+    Rows r = rows_of(to, next, rows);
+    for (int m = 0; m < M; m++, x += stride, next_row(&r))
+        for (int k = 0; k < K; k += LINE)
+            _mm512_storeu_si512(r.at + k * rows, _mm512_maskz_loadu_epi16(mask32(K - k), x + k));
+    zero_rows(&r, K);
+}
+
+/* Sixteen columns of up to 32 rows: pairs of rows, transposed. */
+static void load_pairs(__m512i r[W], __m512 *sum, const float *x, size_t stride, int rows, int n) {
+    for (int p = 0; p < W; p++, x += 2 * stride) {
+        const int left = rows - 2 * p;
+        const __m512 low = left > 0 ? floats(x, n) : _mm512_setzero_ps();
+        const __m512 high = left > 1 ? floats(x + stride, n) : _mm512_setzero_ps();
+        *sum = _mm512_add_ps(*sum, _mm512_add_ps(low, high));
+        r[p] = pairs(low, high);
+    }
+    transpose(r);
+}
+
+/* Columns inside, so that rows of x are read from one end to the other. */
+void gemm_bf16_pack_a_transposed(void *to, size_t next, const float *x, size_t stride, int M, int K, int rows,
+                                 float *sums) {
+    Rows r = rows_of(to, next, rows);
+    for (int k = 0; k < K; k += LINE, x += LINE * stride) {
+        r = rows_of(to, next, rows);
+        for (int m = 0; m < M; m += W) {
+            const int n = M - m < W ? M - m : W;
+            __m512 sum = _mm512_setzero_ps();
+            __m512i lines[W];
+            load_pairs(lines, &sum, x + m, stride, K - k, n);
+            for (int i = 0; i < n; i++, next_row(&r)) _mm512_storeu_si512(r.at + k * rows, lines[i]);
+            _mm512_mask_storeu_ps(sums + m, mask16(n), k ? _mm512_add_ps(floats(sums + m, n), sum) : sum);
+        }
+    }
+    zero_rows(&r, K);
 }
 
 /* ---- B ---- */

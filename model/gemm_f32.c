@@ -18,11 +18,11 @@ typedef __m512 V;
 #define KERNEL       gemm_kernel_avx512
 #define KERNEL_NAME  "avx512"
 
-/* to[j * LINE + i] = from[i][j], 16 x 16 */
-static void transpose(float *to, const float from[LINE][LINE]) {
+/* to[j * LINE + i] = from[i * stride + j], 16 x 16 */
+static void transpose(float *to, const float *from, size_t stride) {
     __m512 t[LINE], r[LINE];
     for (int i = 0; i < LINE; i += 2) {
-        const __m512 a = LOAD(from[i]), b = LOAD(from[i + 1]);
+        const __m512 a = LOAD(from + (size_t)i * stride), b = LOAD(from + (size_t)(i + 1) * stride);
         t[i] = _mm512_unpacklo_ps(a, b);
         t[i + 1] = _mm512_unpackhi_ps(a, b);
     }
@@ -48,7 +48,7 @@ static void transpose(float *to, const float from[LINE][LINE]) {
 
 #else
 
-enum { ROWS = 6, W = 8 };
+enum { ROWS = 4, W = 8 }; /* 4 x 2 sums: as many as the unit's latency asks for */
 typedef __m256 V;
 #define LOAD(p)      _mm256_loadu_ps(p)
 #define STORE(p, v)  _mm256_storeu_ps(p, v)
@@ -59,10 +59,10 @@ typedef __m256 V;
 #define KERNEL_NAME  "avx2"
 
 /* One quarter: 8 x 8 */
-static void transpose_part(float *to, const float *from) {
+static void transpose_part(float *to, const float *from, size_t stride) {
     __m256 t[8], r[8];
     for (int i = 0; i < 8; i += 2) {
-        const __m256 a = LOAD(from + i * LINE), b = LOAD(from + (i + 1) * LINE);
+        const __m256 a = LOAD(from + (size_t)i * stride), b = LOAD(from + (size_t)(i + 1) * stride);
         t[i] = _mm256_unpacklo_ps(a, b);
         t[i + 1] = _mm256_unpackhi_ps(a, b);
     }
@@ -78,10 +78,11 @@ static void transpose_part(float *to, const float *from) {
     }
 }
 
-/* to[j * LINE + i] = from[i][j], 16 x 16 */
-static void transpose(float *to, const float from[LINE][LINE]) {
+/* to[j * LINE + i] = from[i * stride + j], 16 x 16 */
+static void transpose(float *to, const float *from, size_t stride) {
     for (int i = 0; i < LINE; i += 8)
-        for (int j = 0; j < LINE; j += 8) transpose_part(to + j * LINE + i, &from[i][j]);
+        for (int j = 0; j < LINE; j += 8)
+            transpose_part(to + j * LINE + i, from + (size_t)i * stride + j, stride);
 }
 
 #endif
@@ -97,43 +98,81 @@ static void copy_line(float *to, const float *from, int n) {
 
 /* ---- A ---- */
 
-/* Where the chunk of row m, column k begins; K is that of the whole operand. */
-static float *a_at(void *to, int m, int k, int K, int rows) {
-    const size_t group = (size_t)(m / rows) * (size_t)gemm_padded(K, LINE) * (size_t)rows;
-    return (float *)to + group + (size_t)k * (size_t)rows + (size_t)(m % rows) * LINE;
+/* Walks down the rows of packed A. A row's chunk k lies k * rows numbers behind its first. */
+typedef struct {
+    float *at; /* first chunk of the row */
+    int row, rows;
+    size_t group; /* numbers from a group's last row to the next group's first */
+} Rows;
+
+static Rows rows_of(void *to, size_t next, int rows) {
+    return (Rows){to, 0, rows, next / sizeof(float) - (size_t)(rows - 1) * LINE};
 }
 
-static void zero_rows(void *to, int from, int K, int rows) {
-    for (int m = from; m < gemm_padded(from, rows); m++)
-        for (int k = 0; k < K; k += LINE) memset(a_at(to, m, k, K, rows), 0, LINE * sizeof(float));
-}
-
-static void pack_a(void *to, const float *x, size_t stride, int M, int K, int rows) {
-    for (int m = 0; m < M; m++, x += stride)
-        for (int k = 0; k < K; k += LINE) copy_line(a_at(to, m, k, K, rows), x + k, K - k);
-    zero_rows(to, M, K, rows);
-}
-
-static void pack_a_act(void *to, const void *x, size_t stride, int M, int K, int rows) {
-    pack_a(to, x, stride, M, K, rows);
-}
-
-static void pack_a_transposed(void *to, const float *x, size_t stride, int M, int K, int rows, float *sums) {
-    float in[LINE][LINE], out[LINE * LINE];
-    for (int m = 0; m < M; m += LINE) {
-        const int n = M - m < LINE ? M - m : LINE;
-        float sum[LINE] = {0};
-        for (int k = 0; k < K; k += LINE) {
-            for (int i = 0; i < LINE; i++) {
-                copy_line(in[i], k + i < K ? x + (size_t)(k + i) * stride + m : x, k + i < K ? n : 0);
-                for (int j = 0; j < LINE; j += W) STORE(sum + j, LOAD(sum + j) + LOAD(in[i] + j));
-            }
-            transpose(out, (const float(*)[LINE])in);
-            for (int i = 0; i < n; i++) copy_line(a_at(to, m + i, k, K, rows), out + i * LINE, LINE);
-        }
-        for (int i = 0; sums && i < n; i++) sums[m + i] += sum[i];
+static void next_row(Rows *r) {
+    if (++r->row < r->rows) {
+        r->at += LINE;
+    } else {
+        r->row = 0;
+        r->at += r->group;
     }
-    zero_rows(to, M, K, rows);
+}
+
+static void zero_rows(Rows *r, int K) {
+    for (; r->row; next_row(r))
+        for (int k = 0; k < K; k += LINE) memset(r->at + k * r->rows, 0, LINE * sizeof *r->at);
+}
+
+static void pack_a(void *to, size_t next, const float *x, size_t stride, int M, int K, int rows) {
+    Rows r = rows_of(to, next, rows);
+    for (int m = 0; m < M; m++, x += stride, next_row(&r))
+        for (int k = 0; k < K; k += LINE) copy_line(r.at + k * rows, x + k, K - k);
+    zero_rows(&r, K);
+}
+
+static void pack_a_act(void *to, size_t next, const void *x, size_t stride, int M, int K, int rows) {
+    pack_a(to, next, x, stride, M, K, rows);
+}
+
+/* transpose of rows x cols <= 16 x 16 numbers, the rest zero. */
+static void transpose_some(float *to, const float *from, size_t stride, int rows, int cols) {
+    float in[LINE][LINE];
+    if (rows >= LINE && cols >= LINE) {
+        transpose(to, from, stride);
+        return;
+    }
+    for (int i = 0; i < LINE; i++)
+        copy_line(in[i], i < rows ? from + (size_t)i * stride : from, i < rows ? cols : 0);
+    transpose(to, in[0], LINE);
+}
+
+/* sums (n) += columns of x (rows, n), n <= 16 */
+static void add_columns(float *sums, const float *x, size_t stride, int rows, int n) {
+    float sum[LINE], row[LINE];
+    copy_line(sum, sums, n);
+    for (int i = 0; i < rows; i++) {
+        copy_line(row, x + (size_t)i * stride, n);
+        for (int j = 0; j < LINE; j += W) STORE(sum + j, LOAD(sum + j) + LOAD(row + j));
+    }
+    memcpy(sums, sum, (size_t)n * sizeof *sums);
+}
+
+/* Columns inside, so that rows of x are read from one end to the other. */
+static void pack_a_transposed(void *to, size_t next, const float *x, size_t stride, int M, int K, int rows,
+                              float *sums) {
+    float out[LINE * LINE];
+    Rows r = rows_of(to, next, rows);
+    for (int k = 0; k < K; k += LINE, x += LINE * stride) {
+        r = rows_of(to, next, rows);
+        for (int m = 0; m < M; m += LINE) {
+            const int n = M - m < LINE ? M - m : LINE;
+            transpose_some(out, x + m, stride, K - k, n);
+            for (int i = 0; i < n; i++, next_row(&r)) copy_line(r.at + k * rows, out + i * LINE, LINE);
+            if (k == 0) memset(sums + m, 0, (size_t)n * sizeof *sums);
+            add_columns(sums + m, x + m, stride, K - k < LINE ? K - k : LINE, n);
+        }
+    }
+    zero_rows(&r, K);
 }
 
 /* ---- B ---- */
@@ -151,12 +190,8 @@ static void pack_b_act(void *to, size_t next, const void *x, size_t stride, int 
 }
 
 static void pack_panel(void *to, const float *x, size_t stride, int N, int K) {
-    float in[LINE][LINE];
-    for (int k = 0; k < K; k += LINE) {
-        for (int n = 0; n < LINE; n++)
-            copy_line(in[n], n < N ? x + (size_t)n * stride + k : x, n < N ? K - k : 0);
-        transpose((float *)to + (size_t)k * GEMM_PANEL, (const float(*)[LINE])in);
-    }
+    for (int k = 0; k < K; k += LINE)
+        transpose_some((float *)to + (size_t)k * GEMM_PANEL, x + k, stride, N, K - k);
 }
 
 /* ---- the kernel ---- */

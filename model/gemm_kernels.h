@@ -13,9 +13,9 @@ extern const GemmKernel gemm_kernel_amx_emulated; /* the same code over tiles in
     .depth = 32, .bytes = 2, .pack_a = gemm_bf16_pack_a, .pack_a_act = gemm_bf16_pack_a_act, \
     .pack_a_transposed = gemm_bf16_pack_a_transposed, .pack_b = gemm_bf16_pack_b,            \
     .pack_b_act = gemm_bf16_pack_b_act, .pack_panel = gemm_bf16_pack_panel
-void gemm_bf16_pack_a(void *to, const float *x, size_t stride, int M, int K, int rows);
-void gemm_bf16_pack_a_act(void *to, const void *x, size_t stride, int M, int K, int rows);
-void gemm_bf16_pack_a_transposed(void *to, const float *x, size_t stride, int M, int K, int rows,
+void gemm_bf16_pack_a(void *to, size_t next, const float *x, size_t stride, int M, int K, int rows);
+void gemm_bf16_pack_a_act(void *to, size_t next, const void *x, size_t stride, int M, int K, int rows);
+void gemm_bf16_pack_a_transposed(void *to, size_t next, const float *x, size_t stride, int M, int K, int rows,
                                  float *sums);
 void gemm_bf16_pack_b(void *to, size_t next, const float *x, size_t stride, int k0, int K, int N);
 void gemm_bf16_pack_b_act(void *to, size_t next, const void *x, size_t stride, int k0, int K, int N);

@@ -10,13 +10,11 @@ static void gelu(float *y, const float *z, size_t n) {
     if (i < n) store_some(y + i, vgelu(load_some(z + i, (int)(n - i), 0)), (int)(n - i));
 }
 
-static void gelu_grad(float *dy, const Act *pre, size_t n) {
+static void gelu_grad(float *dz, const float *dy, const Act *pre, size_t n) {
     const ActNumber *z = pre;
-    size_t i = 0;
-    for (; i + W <= n; i += W) store(dy + i, load(dy + i) * vgelu_slope(act_load(z + i)));
-    if (i < n) {
-        const int rest = (int)(n - i);
-        store_some(dy + i, load_some(dy + i, rest, 0) * vgelu_slope(act_load_some(z + i, rest)), rest);
+    for (size_t i = 0; i < n; i += W) {
+        const int k = n - i < W ? (int)(n - i) : W;
+        store_some(dz + i, load_some(dy + i, k, 0) * vgelu_slope(act_load_some(z + i, k)), k);
     }
 }
 

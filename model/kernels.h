@@ -38,9 +38,9 @@ typedef struct {
     const char *name;
     size_t act_bytes;
     int vector; /* floats of one vector */
-    /* z (n) to gelu(z), in place or not; and dy *= gelu'(z) */
+    /* z (n) to gelu(z), in place or not; and dz = dy * gelu'(z), in place or not */
     void (*gelu)(float *y, const float *z, size_t n);
-    void (*gelu_grad)(float *dy, const Act *z, size_t n);
+    void (*gelu_grad)(float *dz, const float *dy, const Act *z, size_t n);
     void (*get_act)(float *y, const Act *x, size_t n);
     /* rows [from, to) of the operations of the same name in ops.h; s (H) is scratch */
     void (*embed)(Act *y, const float *table, const int32_t *ids, int from, int to, int H);

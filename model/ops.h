@@ -106,8 +106,9 @@ struct Ops {
     void (*zero)(Ops *o, void *device, size_t bytes);
     ErrCode (*sync)(Ops *o, Err *err); /* waits; returns the first failure */
     void (*close)(Ops *o);
-    /* Scratch for attention up to these sizes; afterwards no operation allocates. */
-    ErrCode (*prepare)(Ops *o, int longest, int A, int D, Err *err);
+    /* Scratch for operations on up to so many rows, and for attention up to these sizes; after it and bind, no operation
+     * allocates. To be called before bind. */
+    ErrCode (*prepare)(Ops *o, int tokens, int longest, int A, int D, Err *err);
     /* Names the weights that linear and linear_grad will be called with (those of kind PARAM_LINEAR in the list;
      * data and the list's shapes stay until the next call; count 0 lets go of them), so that a backend may keep
      * them in a form of its own. train: gradients follow. */
@@ -125,7 +126,7 @@ struct Ops {
     /* ---- z = x w^T + b; pre NULL: y = z; else pre = z, y = gelu(z) (exact, with erf).  x (N,I) w (O,I) b
      * (O) y, pre (N,O) */
     void (*linear)(Ops *o, Act *y, Act *pre, const Act *x, const real *w, const real *b, int N, int O, int I);
-    /* dz = pre ? dy * gelu'(pre) : dy, left in dy; dx = dz w (added when add_dx; left out when dx is NULL);
+    /* dz = pre ? dy * gelu'(pre) : dy, which uses dy up; dx = dz w (added when add_dx; left out when dx is NULL);
      * dw += dz^T x; db += column sums of dz. */
     void (*linear_grad)(Ops *o, real *dx, int add_dx, real *dw, real *db, real *dy, const Act *x,
                         const real *w, const Act *pre, int N, int O, int I);

@@ -159,11 +159,11 @@ static size_t block_tasks(const Rows *a) {
 static void gelu_grad_task(void *arg, size_t i, int thread) {
     const Rows *a = arg;
     (void)thread;
-    a->kernels->gelu_grad(a->y + i * a->block, (const char *)a->act_x + i * a->block * a->kernels->act_bytes,
-                          block_at(a, i));
+    a->kernels->gelu_grad(a->y + i * a->block, a->y + i * a->block,
+                          (const char *)a->act_x + i * a->block * a->kernels->act_bytes, block_at(a, i));
 }
 
-void ops_blas_gelu_grad(Ops *o, const Kernels *kernels, float *dy, const Act *pre, size_t n) {
+static void gelu_grad(Ops *o, const Kernels *kernels, float *dy, const Act *pre, size_t n) {
     Rows a = {.kernels = kernels, .y = dy, .act_x = pre, .n = n, .block = BLOCK_NUMBERS};
     threads_run(o->threads, gelu_grad_task, &a, block_tasks(&a));
 }
@@ -171,7 +171,7 @@ void ops_blas_gelu_grad(Ops *o, const Kernels *kernels, float *dy, const Act *pr
 static void blas_linear_real_grad(Ops *o, float *dx, int add_dx, float *dw, float *db, float *dy,
                                   const float *x, const float *w, const float *pre, int N, int O, int I) {
     Blas *b = o->context;
-    if (pre) ops_blas_gelu_grad(o, b->float_kernels, dy, pre, (size_t)N * (size_t)O);
+    if (pre) gelu_grad(o, b->float_kernels, dy, pre, (size_t)N * (size_t)O);
     Gemm g = {.b = b,
               .N = N,
               .O = O,
@@ -491,7 +491,8 @@ void ops_blas_close(Ops *o) {
     mem_free(o->context);
 }
 
-static ErrCode blas_prepare(Ops *o, int longest, int A, int D, Err *err) {
+ErrCode ops_blas_prepare(Ops *o, int tokens, int longest, int A, int D, Err *err) {
+    (void)tokens;
     static const char WHAT[] = "attention scratch";
     Blas *b = o->context;
     free_scratch(b);
@@ -533,7 +534,7 @@ ErrCode ops_blas_open(Ops *o, size_t context_bytes, Err *err) {
     o->name = "blas";
     o->context = b;
     o->close = ops_blas_close;
-    o->prepare = blas_prepare;
+    o->prepare = ops_blas_prepare;
     o->embed = blas_embed;
     o->linear = blas_linear;
     o->linear_grad = blas_linear_grad;

@@ -42,8 +42,7 @@ typedef struct {
 /* Fills o as the blas backend, on a zeroed context of at least a Blas. */
 ErrCode ops_blas_open(Ops *o, size_t context_bytes, Err *err) ERR_CHECKED;
 void ops_blas_close(Ops *o);
+ErrCode ops_blas_prepare(Ops *o, int tokens, int longest, int A, int D, Err *err) ERR_CHECKED;
 void ops_blas_adamw(Ops *o, float *p, float *m, float *v, float *g, size_t n, const AdamwStep *step);
-/* dy (n) *= gelu'(pre) */
-void ops_blas_gelu_grad(Ops *o, const Kernels *kernels, float *dy, const Act *pre, size_t n);
 
 #endif

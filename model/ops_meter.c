@@ -77,8 +77,8 @@ static void meter_zero(Ops *o, void *device, size_t bytes) {
 static ErrCode meter_sync(Ops *o, Err *err) {
     return inner_of(o)->sync(inner_of(o), err);
 }
-static ErrCode meter_prepare(Ops *o, int longest, int A, int D, Err *err) {
-    return inner_of(o)->prepare(inner_of(o), longest, A, D, err);
+static ErrCode meter_prepare(Ops *o, int tokens, int longest, int A, int D, Err *err) {
+    return inner_of(o)->prepare(inner_of(o), tokens, longest, A, D, err);
 }
 
 static ErrCode meter_bind(Ops *o, const ParamView *list, size_t count, bool train, Err *err) {

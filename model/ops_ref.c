@@ -66,7 +66,8 @@ static void ref_close(Ops *o) {
 }
 
 /* The context is scratch for attention: one row of scores' worth of a whole L x L matrix, twice. */
-static ErrCode ref_prepare(Ops *o, int longest, int A, int D, Err *err) {
+static ErrCode ref_prepare(Ops *o, int tokens, int longest, int A, int D, Err *err) {
+    (void)tokens;
     (void)A;
     (void)D;
     mem_free(o->context);

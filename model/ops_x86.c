@@ -18,11 +18,15 @@
 #include "model/ops_x86.h"
 
 enum {
-    SIDE = 256, /* most rows and columns of a task's block */
-    LEAST = 64, /* a side that small problems are cut down to, so that all threads have work */
+    SIDE = 256, /* most rows and columns of a task's block; */
+    ROWS = 128, /* where B is packed already, fewer rows ... */
+    COLS = 512, /* ... and more columns, so that A is packed less often */
+    LEAST = 64, /* what sides are cut down to in small problems, so that all threads have work */
     PASS =
-        1024, /* bytes of a row in a pass: packed operands and sums of a block fit the second-level cache together */
-    STRIP = 16 /* rows of a weight that adamw updates and packs at a time */
+        1024, /* bytes of a row in a pass: operands and sums of a block fit the second-level cache together */
+    STRIP = 16,  /* rows of a weight that adamw updates and packs at a time */
+    TOKENS = 64, /* rows of dz that are packed at a time: whole groups and chunks of every kernel */
+    WIDE = 1024  /* columns of dz that are packed at a time: gelu' leaves them in Space.c */
 };
 
 /* A weight (O,I) that is known, and its packed forms. */
@@ -38,15 +42,17 @@ typedef struct {
     const GemmKernel *gemm;
     Bound *bound; /* sorted by w */
     size_t count;
-    char *packed; /* of all; NULL in float */
-    bool stale;   /* weights are newer than their packed forms */
-    char *space;  /* (threads, SPACE_BYTES): Space */
+    char *packed;   /* of all; NULL in float */
+    bool stale;     /* weights are newer than their packed forms */
+    char *space;    /* (threads, sizeof(Space)) */
+    int tokens;     /* most rows of a linear layer's input */
+    char *gradient; /* operands of linear_grad */
 } X86;
 
 /* What a task works in. */
 typedef struct {
-    char a[SIDE * PASS], b[SIDE * PASS];
-    float c[SIDE * SIDE];
+    char a[SIDE * PASS], b[SIDE * (PASS + GEMM_LINE)];
+    float c[SIDE * SIDE]; /* = ROWS x COLS >= TOKENS x WIDE */
 } Space;
 
 /* ---- weights ---- */
@@ -99,8 +105,9 @@ static void refresh(Ops *o) {
 static void unbind(X86 *x) {
     mem_free(x->bound);
     mem_free(x->packed);
+    mem_free(x->gradient);
     x->bound = NULL;
-    x->packed = NULL;
+    x->packed = x->gradient = NULL;
     x->count = 0;
 }
 
@@ -108,6 +115,22 @@ static size_t packed_bytes(const GemmKernel *g, const ParamView *p, bool train) 
     const int O = (int)p->rows, I = (int)p->cols;
     if (g->bytes == sizeof(float)) return 0;
     return gemm_b_bytes(g, I, O) + (train ? gemm_b_bytes(g, O, I) : 0);
+}
+
+/* The operands of linear_grad's two products, packed whole, pass after pass. */
+typedef struct {
+    char *dz, *dz_t, *x; /* A (N,O), A (O,N), B (N,I) */
+    float *sums;         /* (blocks of TOKENS, O): columns of dz */
+} Gradient;
+
+/* Passes are padded to chunks one by one: to a chunk more than the whole each. Returns the bytes. */
+static size_t gradient_layout(Gradient *out, char *base, const GemmKernel *g, int N, int O, int I) {
+    const int most = PASS / g->bytes;
+    const size_t tokens = (size_t)gemm_padded(N, TOKENS), bytes = (size_t)g->bytes,
+                 o = (size_t)gemm_padded(O, most), i = (size_t)gemm_padded(I, most);
+    const size_t dz = tokens * o * bytes, x = tokens * i * bytes;
+    if (out) *out = (Gradient){base, base + dz, base + 2 * dz, (float *)(void *)(base + 2 * dz + x)};
+    return 2 * dz + x + tokens / TOKENS * o * sizeof(float);
 }
 
 static ErrCode x86_bind(Ops *o, const ParamView *list, size_t count, bool train, Err *err) {
@@ -120,6 +143,14 @@ static ErrCode x86_bind(Ops *o, const ParamView *list, size_t count, bool train,
         bytes += packed_bytes(x->gemm, &list[i], train);
     }
     if (!linear) return ERR_OK;
+    size_t gradient = 0;
+    for (size_t i = 0; train && i < count; i++) {
+        if (list[i].kind != PARAM_LINEAR) continue;
+        const size_t more =
+            gradient_layout(NULL, NULL, x->gemm, x->tokens, (int)list[i].rows, (int)list[i].cols);
+        gradient = more > gradient ? more : gradient;
+    }
+    if (gradient) TRY(mem_new(&x->gradient, gradient, 1, "operands of gradients", err));
     TRY(mem_new(&x->bound, linear, sizeof *x->bound, "the packed weights", err));
     if (bytes) TRY(mem_new(&x->packed, bytes, 1, "the packed weights", err)); /* zeros: padding */
     char *next = x->packed;
@@ -177,9 +208,10 @@ typedef struct {
     const Bound *w;
     Act *y, *pre;
     const char *x; /* (N,I), activations */
-    const float *bias, *dz;
+    const float *bias, *dy;
     float *dx, *dw, *db;
-    int O, I, add_dx;
+    int N, O, I, add_dx;
+    Gradient packed;
 } Linear;
 
 /* n cut into equal parts of at most `most`, each a multiple of `unit`. */
@@ -192,61 +224,129 @@ static int blocks(const Product *p) {
     return ((p->M + p->rows - 1) / p->rows) * ((p->N + p->cols - 1) / p->cols);
 }
 
+/* Smaller blocks until all threads have work: columns first, as rows share weights. */
 static Product cut(Kind kind, int M, int N, int K, const X86 *x, int threads) {
-    Product p = {kind, M, N, K, 0, 0};
-    for (int side = SIDE; side >= LEAST; side /= 2) {
-        p.cols = part(N, side, 2 * GEMM_PANEL);
-        p.rows = part(M, side, x->gemm->rows);
-        if (blocks(&p) >= 2 * threads) break;
-        p.rows =
-            part(M, 2 * side < SIDE ? 2 * side : SIDE, x->gemm->rows); /* columns first: rows share weights */
-        if (blocks(&p) >= 2 * threads) break;
+    const bool packed = kind != GRAD_W && x->packed;
+    int rows = packed ? ROWS : SIDE, cols = packed ? COLS : SIDE;
+    for (;;) {
+        const Product p = {kind, M, N, K, part(M, rows, x->gemm->rows), part(N, cols, 2 * GEMM_PANEL)};
+        if (blocks(&p) >= 2 * threads || (rows <= LEAST && cols <= LEAST)) return p;
+        if (cols >= rows && cols > LEAST)
+            cols /= 2;
+        else
+            rows /= 2;
     }
-    return p;
 }
 
-/* Zeros where the last chunk of a depth is not whole: pack_b leaves them to us. */
-static void clear_rest(const GemmKernel *g, Space *s, size_t next, int depth, int cols) {
-    const size_t chunk = (size_t)g->depth * GEMM_PANEL * (size_t)g->bytes;
-    if (depth % g->depth)
-        for (size_t at = 0; at < gemm_b_bytes(g, depth, cols); at += next)
-            memset(s->b + at + next - chunk, 0, chunk);
+/* Zeros where the last chunk of `depth` rows of B is not whole: pack_b leaves them to us. */
+static void clear_rest(const GemmKernel *g, char *b, size_t next, int depth, int cols) {
+    const size_t chunk = (size_t)g->depth * GEMM_PANEL * (size_t)g->bytes,
+                 last = (size_t)(depth / g->depth) * chunk;
+    for (int n = 0; depth % g->depth && n < gemm_padded(cols, 2 * GEMM_PANEL); n += GEMM_PANEL)
+        memset(b + (size_t)(n / GEMM_PANEL) * next + last, 0, chunk);
 }
 
-/* Packs rows m0 .. of A into s->a and gives B, for columns k0 .. k0 + depth - 1 of the product's depth. */
-static const char *operands(const Linear *l, const Product *p, Space *s, int m0, int rows, int n0, int cols,
-                            int k0, int depth, size_t *next) {
+/* Where the pass that holds k begins, and how deep it is; whole operand: K deep, `width` wide (padded). */
+static int pass_of(const GemmKernel *g, int k, int K, int *from) {
+    const int most = PASS / g->bytes;
+    *from = k / most * most;
+    return K - *from < most ? K - *from : most;
+}
+
+/* TOKENS rows of dz = dy gelu'(pre), packed both ways, and of x. */
+static void gradient_task(void *arg, size_t i, int thread) {
+    const Linear *l = arg;
     const GemmKernel *g = l->x86->gemm;
-    const size_t O = (size_t)l->O, I = (size_t)l->I, m = (size_t)m0, n = (size_t)n0, k = (size_t)k0,
-                 bytes = (size_t)g->bytes;
-    *next = gemm_b_next(g, depth);
-    if (p->kind == GRAD_W) { /* C (O,I) = dz^T x */
-        g->pack_a_transposed(s->a, l->dz + k * O + m, O, rows, depth, g->rows,
-                             n0 == 0 && l->db ? l->db + m0 : NULL);
-        clear_rest(g, s, *next, depth, cols);
-        g->pack_b_act(s->b, *next, l->x + (k * I + n) * bytes, I, 0, depth, cols);
-        return s->b;
-    }
-    if (p->kind == FORWARD) /* C (N,O) = x w^T */
-        g->pack_a_act(s->a, l->x + (m * I + k) * bytes, I, rows, depth, g->rows);
-    else /* C (N,I) = dz w */
-        g->pack_a(s->a, l->dz + m * O + k, O, rows, depth, g->rows);
-    if (l->w->forward) {
-        *next = gemm_b_next(g, p->K);
-        return (p->kind == FORWARD ? l->w->forward : l->w->backward) + n / GEMM_PANEL * *next +
-               k * GEMM_PANEL * bytes;
-    }
-    if (p->kind == FORWARD) {
-        for (int c = 0; c < gemm_padded(cols, 2 * GEMM_PANEL); c += GEMM_PANEL) {
-            const int some = cols - c < 0 ? 0 : cols - c < GEMM_PANEL ? cols - c : GEMM_PANEL;
-            g->pack_panel(s->b + (size_t)(c / GEMM_PANEL) * *next,
-                          l->w->w + (n + (some ? (size_t)c : 0)) * I + k, I, some, depth);
+    const Kernels *kernels = l->x86->blas.kernels;
+    Space *s = (Space *)(void *)(l->x86->space + (size_t)thread * sizeof(Space));
+    const int n0 = (int)i * TOKENS, rows = l->N - n0 < TOKENS ? l->N - n0 : TOKENS;
+    const size_t O = (size_t)l->O, n = (size_t)n0, bytes = (size_t)g->bytes;
+    int at;
+    const int depth = pass_of(g, n0, l->N, &at);
+    const size_t next_t = gemm_a_next(g, depth), pad_o = (size_t)gemm_padded(l->O, g->rows);
+    char *dz_t = l->packed.dz_t + (size_t)at * pad_o * bytes + (size_t)(n0 - at) * (size_t)g->rows * bytes;
+    for (int c = 0; c < l->O; c += WIDE) {
+        const int cols = l->O - c < WIDE ? l->O - c : WIDE;
+        const float *dz = l->dy + n * O + (size_t)c;
+        size_t stride = O;
+        if (l->pre) {
+            for (int r = 0; r < rows; r++)
+                kernels->gelu_grad(s->c + (size_t)r * WIDE, dz + (size_t)r * O,
+                                   (const char *)l->pre + ((n + (size_t)r) * O + (size_t)c) * bytes,
+                                   (size_t)cols);
+            dz = s->c;
+            stride = WIDE;
         }
-    } else {
-        clear_rest(g, s, *next, depth, cols);
-        g->pack_b(s->b, *next, l->w->w + k * I + n, I, 0, depth, cols);
+        g->pack_a_transposed(dz_t + (size_t)(c / g->rows) * next_t, next_t, dz, stride, cols, rows, g->rows,
+                             l->packed.sums + i * O + (size_t)c);
+        for (int k = 0; l->dx && k < cols; k += PASS / g->bytes) {
+            int from;
+            const int deep = pass_of(g, c + k, l->O, &from), some = cols - k < deep ? cols - k : deep;
+            const size_t next = gemm_a_next(g, deep);
+            g->pack_a(l->packed.dz + (size_t)from * (size_t)gemm_padded(l->N, g->rows) * bytes +
+                          (size_t)(n0 / g->rows) * next,
+                      next, dz + k, stride, rows, some, g->rows);
+        }
     }
-    return s->b;
+    char *x = l->packed.x + (size_t)at * (size_t)gemm_padded(l->I, 2 * GEMM_PANEL) * bytes;
+    if (n0 + rows == l->N) clear_rest(g, x, gemm_b_next(g, depth), depth, l->I);
+    g->pack_b_act(x, gemm_b_next(g, depth), l->x + n * (size_t)l->I * bytes, (size_t)l->I, n0 - at, rows,
+                  l->I);
+}
+
+typedef struct {
+    const char *a, *b;
+    size_t next_a, next_b;
+} Operands;
+
+/* B = w^T or w, of columns n0 .. and a pass: as bound, or packed now. */
+static void weight_operand(Operands *out, const Linear *l, const Product *p, Space *s, int n0, int cols,
+                           int k0, int depth) {
+    const GemmKernel *g = l->x86->gemm;
+    const size_t I = (size_t)l->I, n = (size_t)n0, k = (size_t)k0;
+    if (l->w->forward) {
+        out->next_b = gemm_b_next(g, p->K);
+        out->b = (p->kind == FORWARD ? l->w->forward : l->w->backward) + n / GEMM_PANEL * out->next_b +
+                 k * (size_t)(GEMM_PANEL * g->bytes);
+        return;
+    }
+    out->b = s->b;
+    out->next_b = gemm_b_next(g, depth) +
+                  GEMM_LINE; /* panels a power of two apart would share a few sets of the cache */
+    if (p->kind == GRAD_X) {
+        clear_rest(g, s->b, out->next_b, depth, cols);
+        g->pack_b(s->b, out->next_b, l->w->w + k * I + n, I, 0, depth, cols);
+        return;
+    }
+    for (int c = 0; c < gemm_padded(cols, 2 * GEMM_PANEL); c += GEMM_PANEL) {
+        const int some = cols - c < 0 ? 0 : cols - c < GEMM_PANEL ? cols - c : GEMM_PANEL;
+        g->pack_panel(s->b + (size_t)(c / GEMM_PANEL) * out->next_b,
+                      l->w->w + (n + (some ? (size_t)c : 0)) * I + k, I, some, depth);
+    }
+}
+
+/* A from row m0 and B from column n0 on, of the pass k0 .. k0 + depth - 1. */
+static Operands operands(const Linear *l, const Product *p, Space *s, int m0, int rows, int n0, int cols,
+                         int k0, int depth) {
+    const GemmKernel *g = l->x86->gemm;
+    const size_t I = (size_t)l->I, m = (size_t)m0, n = (size_t)n0, k = (size_t)k0, bytes = (size_t)g->bytes;
+    const size_t pass_a = k * (size_t)gemm_padded(p->M, g->rows) * bytes;
+    Operands out = {.next_a = gemm_a_next(g, depth), .next_b = gemm_b_next(g, depth)};
+    if (p->kind == GRAD_W) { /* C (O,I) = dz^T x */
+        out.a = l->packed.dz_t + pass_a + m / (size_t)g->rows * out.next_a;
+        out.b =
+            l->packed.x + k * (size_t)gemm_padded(l->I, 2 * GEMM_PANEL) * bytes + n / GEMM_PANEL * out.next_b;
+        return out;
+    }
+    weight_operand(&out, l, p, s, n0, cols, k0, depth);
+    if (p->kind == GRAD_X) { /* C (N,I) = dz w */
+        out.a = l->packed.dz + pass_a + m / (size_t)g->rows * out.next_a;
+        return out;
+    }
+    g->pack_a_act(s->a, out.next_a, l->x + (m * I + k) * bytes, I, rows, depth,
+                  g->rows); /* C (N,O) = x w^T */
+    out.a = s->a;
+    return out;
 }
 
 /* What becomes of a finished block. */
@@ -260,6 +360,9 @@ static void finish(const Linear *l, const Product *p, const Space *s, int m0, in
         k->rows_out(l->dx + at, (size_t)p->N, s->c, ldc, rows, cols, l->add_dx);
     else
         k->rows_out(l->dw + at, (size_t)p->N, s->c, ldc, rows, cols, 1);
+    for (int t = 0; p->kind == GRAD_W && n0 == 0 && t < p->K; t += TOKENS)
+        k->rows_out(l->db + m0, 0, l->packed.sums + (size_t)(t / TOKENS) * (size_t)l->O + (size_t)m0, 0, 1,
+                    rows, 1);
 }
 
 static void product_task(void *arg, size_t task, int thread) {
@@ -278,13 +381,12 @@ static void product_task(void *arg, size_t task, int thread) {
     const int pass = PASS / g->bytes;
     for (int k0 = 0; k0 < p->K; k0 += pass) {
         const int depth = p->K - k0 < pass ? p->K - k0 : pass, chunks = (depth + g->depth - 1) / g->depth;
-        size_t next;
-        const char *b = operands(l, p, s, m0, rows, n0, cols, k0, depth, &next);
+        const Operands x = operands(l, p, s, m0, rows, n0, cols, k0, depth);
         for (int n = 0; n < cols; n += 2 * GEMM_PANEL)
             for (int m = 0; m < rows; m += g->rows)
                 g->block(s->c + (size_t)m * (size_t)p->cols + n, (size_t)p->cols,
-                         s->a + (size_t)m * (size_t)(chunks * GEMM_LINE), b + (size_t)(n / GEMM_PANEL) * next,
-                         next, chunks, k0 > 0);
+                         x.a + (size_t)(m / g->rows) * x.next_a, x.b + (size_t)(n / GEMM_PANEL) * x.next_b,
+                         x.next_b, chunks, k0 > 0);
     }
     if (g->end) g->end();
     finish(l, p, s, m0, rows, n0, cols);
@@ -314,25 +416,33 @@ static void x86_linear_grad(Ops *o, float *dx, int add_dx, float *dw, float *db,
     X86 *x86 = o->context;
     const int threads = threads_count(o->threads);
     refresh(o);
-    if (pre) ops_blas_gelu_grad(o, x86->blas.kernels, dy, pre, (size_t)N * (size_t)O);
     Linear l = {.x86 = x86,
                 .products = 1,
                 .w = find(x86, w),
                 .x = x,
-                .dz = dy,
+                .pre = (Act *)pre, /* read only */
+                .dy = dy,
                 .dx = dx,
                 .dw = dw,
                 .db = db,
+                .N = N,
                 .O = O,
                 .I = I,
                 .add_dx = add_dx};
-    assert(l.w && l.w->O == O && l.w->I == I && (l.w->backward || !x86->packed));
+    assert(l.w && l.w->O == O && l.w->I == I && (l.w->backward || !x86->packed) && N <= x86->tokens);
+    (void)gradient_layout(&l.packed, x86->gradient, x86->gemm, N, O, I);
+    threads_run(o->threads, gradient_task, &l, ((size_t)N + TOKENS - 1) / TOKENS);
     l.product[0] = cut(GRAD_W, O, I, N, x86, threads);
     if (dx) l.product[l.products++] = cut(GRAD_X, N, I, O, x86, threads);
     run_products(o, &l);
 }
 
 /* ---- life ---- */
+
+static ErrCode x86_prepare(Ops *o, int tokens, int longest, int A, int D, Err *err) {
+    ((X86 *)o->context)->tokens = tokens;
+    return ops_blas_prepare(o, tokens, longest, A, D, err);
+}
 
 static void x86_close(Ops *o) {
     X86 *x = o->context;
@@ -366,6 +476,7 @@ ErrCode ops_x86_fill(Ops *o, bool bf16, Err *err) {
 #endif
     o->act_bytes = x->blas.kernels->act_bytes;
     o->close = x86_close;
+    o->prepare = x86_prepare;
     o->bind = x86_bind;
     o->weights_changed = x86_weights_changed;
     o->linear = x86_linear;

@@ -382,7 +382,7 @@ static void test_attention(void **state) {
         const size_t n = (4 + L) * A * D, nr = R * A * D;
         ops_ref_fill(&s.ops);
         Err err = {0};
-        if (s.ops.prepare(&s.ops, L + 1, A, D, &err) != ERR_OK) fail_msg("%s", err.msg);
+        if (s.ops.prepare(&s.ops, 1, L + 1, A, D, &err) != ERR_OK) fail_msg("%s", err.msg);
         real **inputs[] = {&s.q, &s.k, &s.v, &s.kr, &s.qr};
         real *grads[5];
         static const char *const NAMES[] = {"attention q", "attention k", "attention v", "attention kr",

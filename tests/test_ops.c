@@ -50,7 +50,8 @@ static int pick(const int *list, int n) {
 typedef enum {
     READ,  /* must stay as it is */
     WRITE, /* begins as NaN */
-    ADD    /* begins random; is added to, or changed in place */
+    ADD,   /* begins random; is added to, or changed in place */
+    SPENT  /* begins random; what is left there does not matter */
 } Use;
 
 typedef struct {
@@ -220,8 +221,9 @@ static void check(Case *c) {
                 complain(c, v, a->name, "was left by a write or NaN");
             if (a->use == READ && !unchanged(v, a, data[v][i]))
                 complain(c, v, a->name, "is an input and was changed");
-            if (a->use != READ && v == 1) compare(c, a, data[v][i], data[0][i]);
-            if (a->use != READ && v > 1 && memcmp(data[v][i], data[1][i], a->n * width(v, a)) != 0)
+            if (a->use != READ && a->use != SPENT && v == 1) compare(c, a, data[v][i], data[0][i]);
+            if (a->use != READ && a->use != SPENT && v > 1 &&
+                memcmp(data[v][i], data[1][i], a->n * width(v, a)) != 0)
                 complain(c, v, a->name, "depends on the number of threads");
         }
     }
@@ -234,7 +236,7 @@ static void check(Case *c) {
 static void prepare(int longest, int A, int D) {
     for (int v = 0; v < VARIANTS; v++) {
         Err err = {0};
-        if (variants[v].prepare(&variants[v], longest, A, D, &err) != ERR_OK) {
+        if (variants[v].prepare(&variants[v], 1000, longest, A, D, &err) != ERR_OK) {
             printf("FAIL prepare: %s\n", err.msg);
             exit(1);
         }
@@ -310,7 +312,7 @@ static void test_linear_grad(int N, int O, int I, bool pre, bool dx, bool add_dx
     /* gelu' makes dz inexact: its rounding, at random in each of the sum's terms, five times the deviation */
     if (pre) c.arrays[0].rounded = c.arrays[1].rounded = 5 * BF16 / sqrt(3);
     array(&c, "db", 1, O, ADD, tolerance)->least = sqrt(N);
-    array(&c, "dy", N, O, ADD, tolerance); /* becomes dz */
+    array(&c, "dy", N, O, SPENT, 0);
     act(&c, "x", N, I, READ, 0);
     c.weight = c.count;
     array(&c, "w", O, I, READ, 0);
@@ -319,6 +321,7 @@ static void test_linear_grad(int N, int O, int I, bool pre, bool dx, bool add_dx
 }
 
 static void test_linears(void) {
+    prepare(1, 1, 1);
     for (int i = 0; i < 60; i++) {
         const int N = PICK(1, 2, 3, 15, 17, 63, 64, 65, 100, 255, 256, 257, 300, 520);
         const int O = PICK(1, 2, 5, 7, 16, 24, 63, 64, 65, 192, 256, 257, 260);
@@ -379,7 +382,7 @@ static void test_norm(int N, int H, bool r, bool kept, bool alias, float p) {
     array(&c, "w", 1, H, READ, 0);
     array(&c, "b", 1, H, READ, 0);
     /* a mean and a variance of H numbers of size 1, which ref sums one by one; see worst_rstd */
-    const double tolerance = 3e-6 * worst_rstd(x, r ? residual : NULL, &c.shape.drop, N, H);
+    const double tolerance = 5e-6 * worst_rstd(x, r ? residual : NULL, &c.shape.drop, N, H);
     for (int i = 0; i < 4; i++) c.arrays[i].tolerance = tolerance;
     check(&c);
     free_dropout(&c.shape.drop);
