@@ -16,12 +16,12 @@ typedef struct {
     int index;
 } Worker;
 
-/* A worker joins a run through the gate, and the caller closes the gate when no tasks are left: it then waits for
- * those inside and not for one that the system has not yet given a processor.
+/* A worker joins a run through the gate, and the caller closes the gate when no tasks are left: it then
+ * waits for those inside and not for one that the system has not yet given a processor.
  *
- * Whoever goes to sleep says so, in `sleepers` or `caller_sleeps`, before looking a last time at what is waited for;
- * whoever changes that looks at them afterwards. All in sequentially consistent order, so one of the two sees
- * the other, and while everybody spins no system call is made. */
+ * Whoever goes to sleep says so, in `sleepers` or `caller_sleeps`, before looking a last time at what is
+ * waited for; whoever changes that looks at them afterwards. All in sequentially consistent order, so one
+ * of the two sees the other, and while everybody spins no system call is made. */
 struct Threads {
     Worker *workers;
     ThreadsTask *task;
@@ -30,8 +30,8 @@ struct Threads {
     pthread_mutex_t lock;
     pthread_cond_t wake, finished;
     int count, started;
-    /* Apart from each other by a cache line: the first is read by all who wait, the others are written by all who
-     * work. */
+    /* Apart from each other by a cache line: the first is read by all who wait, the others are written by
+     * all who work. */
     char apart[MEM_ALIGN];
     atomic_uint generation; /* changes when there is new work */
     atomic_int sleepers;

@@ -121,8 +121,8 @@
  * tokenizer's inside, and numbers that overflow while computing. Sizes are checked before anything of their
  * size is allocated; digests are checked unless `trust` says otherwise. A digest does not stop an attacker
  * who recomputes it: for trust in the origin, sign the file. Opening takes at most twice the file's size in
- * memory, and of a packed file at most 64 times that or 16 MB. A mapped file is only sound while nobody changes
- * it: a file that is cut short ends the process with SIGBUS, and other bytes are not noticed. */
+ * memory, and of a packed file at most 64 times that or 16 MB. A mapped file is only sound while nobody
+ * changes it: a file that is cut short ends the process with SIGBUS, and other bytes are not noticed. */
 #ifndef EXPORT_BLOB_H
 #define EXPORT_BLOB_H
 
@@ -202,8 +202,8 @@ typedef struct {
     bool map;   /* a plain file is mapped, not read; a packed one is read all the same */
 } BlobOptions;
 
-/* From a file or from n bytes (which are copied). options and threads may be NULL. Errors: ERR_IO, ERR_MEMORY,
- * ERR_FORMAT; they begin with `path`, or with "blob" for memory. */
+/* From a file or from n bytes (which are copied). options and threads may be NULL. Errors: ERR_IO,
+ * ERR_MEMORY, ERR_FORMAT; they begin with `path`, or with "blob" for memory. */
 ErrCode blob_open(Blob *out, const char *path, const BlobOptions *options, Threads *threads,
                   Err *err) ERR_CHECKED;
 ErrCode blob_open_memory(Blob *out, const void *bytes, size_t n, bool trust, Threads *threads,

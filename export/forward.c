@@ -112,8 +112,8 @@ void forward_free(Forward *forward) {
 
 /* ---- working memory ---- */
 
-/* Bytes from one token's 8-bit values to the next: an odd number of cache lines, because rows a power of two apart
- * would share a few cache sets. */
+/* Bytes from one token's 8-bit values to the next: an odd number of cache lines, because rows a power of
+ * two apart would share a few cache sets. */
 static size_t stride_of(int in) {
     return (((size_t)in + MEM_ALIGN - 1) / MEM_ALIGN | 1) * MEM_ALIGN;
 }
@@ -346,8 +346,8 @@ static void attention_task(void *arg, size_t i, int thread) {
 
 /* ---- the model ---- */
 
-/* On entry the rows x of all tokens are in 8 bits. Of the last layer only the first token of each text is used, so
- * only its query is asked and only its row goes on. */
+/* On entry the rows x of all tokens are in 8 bits. Of the last layer only the first token of each text is
+ * used, so only its query is asked and only its row goes on. */
 static void run_layer(const Run *run, int l) {
     const Forward *f = run->forward;
     const BlobConfig *c = &f->blob->config;

@@ -1,7 +1,8 @@
-/* export/forward.h - the computation that export/blob.h specifies: ids to logits of an opened blob. The tokens of
- * several texts may go through the layers together, so that weights are read once for all of them; only
- * attention looks at one text alone. Every number is made from its own text by the same operations in the same
- * order, so an answer never depends on what else is in a group, on threads, or on the kernels. */
+/* export/forward.h - the computation that export/blob.h specifies: ids to logits of an opened blob. The
+ * tokens of several texts may go through the layers together, so that weights are read once for all of
+ * them; only attention looks at one text alone. Every number is made from its own text by the same
+ * operations in the same order, so an answer never depends on what else is in a group, on threads, or on
+ * the kernels. */
 #ifndef EXPORT_FORWARD_H
 #define EXPORT_FORWARD_H
 
@@ -28,9 +29,9 @@ typedef struct {
         *column; /* (2 max_tokens - 1): column of the position tables for j - i = index - (max_tokens - 1) */
 } Forward;
 
-/* Puts the blob's linear layers (where the kernels want it) and position tables into the order in which they are
- * read, in place: the bytes of those tensors are then no longer the file's, and nobody else may read them. Needs
- * little memory of its own. threads may be NULL. */
+/* Puts the blob's linear layers (where the kernels want it) and position tables into the order in which
+ * they are read, in place: the bytes of those tensors are then no longer the file's, and nobody else may
+ * read them. Needs little memory of its own. threads may be NULL. */
 ErrCode forward_init(Forward *out, Blob *blob, const Int8Kernels *kernels, Threads *threads,
                      Err *err) ERR_CHECKED;
 void forward_free(Forward *forward);
@@ -55,9 +56,9 @@ typedef struct {
 
 void forward_space_free(ForwardSpace *space);
 
-/* logits (count, K) of `count` texts, count >= 1, computed together on `threads` (NULL: here). ERR_ARGUMENT: a text
- * has not 1 .. max_tokens ids, or an id is not below the vocabulary; ERR_NUMERIC: a logit is not finite;
- * ERR_MEMORY. *failed (may be NULL) is the first text that is at fault. */
+/* logits (count, K) of `count` texts, count >= 1, computed together on `threads` (NULL: here).
+ * ERR_ARGUMENT: a text has not 1 .. max_tokens ids, or an id is not below the vocabulary; ERR_NUMERIC: a
+ * logit is not finite; ERR_MEMORY. *failed (may be NULL) is the first text that is at fault. */
 ErrCode forward_run(const Forward *forward, ForwardSpace *space, float *logits, const ForwardText *texts,
                     int count, Threads *threads, int *failed, Err *err) ERR_CHECKED;
 

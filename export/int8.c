@@ -7,6 +7,8 @@
 #include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+#elif defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
 #endif
 
 enum { OUTPUTS = 4, TOKENS = 2 }; /* a block of sums that stays in 8 registers of any vector width */
@@ -183,21 +185,11 @@ unsigned int8_features(void) {
     return features;
 }
 
-const Int8Kernels *int8_pick(unsigned features, const char *wanted) {
-    static const struct {
-        const Int8Kernels *kernels;
-        unsigned needs;
-    } SETS[] = {{&int8_amx, INT8_AMX},
-                {&int8_avx512vnni, INT8_AVX512VNNI},
-                {&int8_avxvnni, INT8_AVXVNNI},
-                {&int8_avx2, INT8_AVX2}};
-    int allowed = !wanted;
-    for (size_t i = 0; i < sizeof SETS / sizeof *SETS; i++) {
-        allowed = allowed || strcmp(wanted, SETS[i].kernels->name) == 0;
-        if (!allowed || !(features & SETS[i].needs)) continue;
-        if (SETS[i].needs != INT8_AMX || int8_agrees(SETS[i].kernels)) return SETS[i].kernels;
-    }
-    return &int8_portable;
+#elif defined(__aarch64__) && defined(__linux__)
+
+unsigned int8_features(void) {
+    enum { DOT_PRODUCTS = 1 << 20 }; /* HWCAP_ASIMDDP */
+    return getauxval(AT_HWCAP) & DOT_PRODUCTS ? INT8_NEON : 0;
 }
 
 #else
@@ -206,10 +198,28 @@ unsigned int8_features(void) {
     return 0;
 }
 
+#endif
+
 const Int8Kernels *int8_pick(unsigned features, const char *wanted) {
-    (void)features;
-    (void)wanted;
+    static const struct {
+        const Int8Kernels *kernels;
+        unsigned needs;
+    } SETS[] = {
+#if defined(__x86_64__)
+        {&int8_amx, INT8_AMX},
+        {&int8_avx512vnni, INT8_AVX512VNNI},
+        {&int8_avxvnni, INT8_AVXVNNI},
+        {&int8_avx2, INT8_AVX2},
+#elif defined(__aarch64__)
+        {&int8_neon, INT8_NEON},
+#endif
+        {&int8_portable, 0}
+    };
+    int allowed = !wanted;
+    for (size_t i = 0; i < sizeof SETS / sizeof *SETS; i++) {
+        allowed = allowed || strcmp(wanted, SETS[i].kernels->name) == 0;
+        if (!allowed || (features & SETS[i].needs) != SETS[i].needs) continue;
+        if (SETS[i].needs != INT8_AMX || int8_agrees(SETS[i].kernels)) return SETS[i].kernels;
+    }
     return &int8_portable;
 }
-
-#endif

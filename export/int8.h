@@ -1,18 +1,18 @@
-/* export/int8.h - linear layers in 8 bits: weights symmetric per output row, activations symmetric per token
- * and dynamic, exact 32-bit sums.
+/* export/int8.h - linear layers in 8 bits: weights symmetric per output row, activations symmetric per
+ * token and dynamic, exact 32-bit sums.
  *
  *   scale_x[n] = max_i |x(n,i)| / 127       q(n,i) = round half to even(x(n,i) * (127 / max))
  *   y(n,o) = (float)(sum_i q(n,i) w(o,i)) * (scale_x[n] * scale_w[o]) + bias[o]
  *
- * A token whose largest |x| is below 1e-30 counts as zeros. All float steps are single IEEE operations in the
- * order written, so that every set of kernels gives the same bits.
+ * A token whose largest |x| is below 1e-30 counts as zeros. All float steps are single IEEE operations in
+ * the order written, so that every set of kernels gives the same bits.
  *
- * PANELS. All sets but "portable" read weights as int8_pack leaves them, in the very bytes where they were: each
- * INT8_PANEL = 16 outputs are a panel of 16 `in` bytes,
+ * PANELS. All sets but "portable" read weights as int8_pack leaves them, in the very bytes where they
+ * were: each INT8_PANEL = 16 outputs are a panel of 16 `in` bytes,
  *   for each four inputs      64 bytes: four of output 0, of output 1, ... of output 15
  *   for each of the in % 4 that remain   16 bytes: one of each output
- * every byte being weight + 128, that is 0 .. 255: the multipliers of x86 take one factor without a sign. Sums
- * therefore begin with -128 sum_i q(n,i). The last out % 16 rows stay as they were. */
+ * every byte being weight + 128, that is 0 .. 255: the multipliers of x86 take one factor without a sign.
+ * Sums therefore begin with -128 sum_i q(n,i). The last out % 16 rows stay as they were. */
 #ifndef EXPORT_INT8_H
 #define EXPORT_INT8_H
 
@@ -66,13 +66,13 @@ enum {
     INT8_AVXVNNI = 2,    /* and AVX2 */
     INT8_AVX512VNNI = 4, /* and AVX-512 F, BW, DQ, VL */
     INT8_AMX = 8,        /* and AVX-512 with VNNI; the operating system has granted this process the tiles */
-    INT8_ALL = 15
+    INT8_NEON = 16       /* ARM, with dot products */
 };
 unsigned int8_features(void);
 
-/* The fastest set that `features` allows and that is not above `wanted` (portable, avx2, avxvnni, avx512vnni, amx;
- * NULL: any; another name: portable). A set for features that this processor lacks must not be run. AMX is
- * only taken when a small product on the real unit is right. */
+/* The fastest set that `features` allows and that is not above `wanted` (portable, avx2, avxvnni,
+ * avx512vnni, amx, or portable, neon; NULL: any; another name: portable). A set for features that this
+ * processor lacks must not be run. AMX is only taken when a small product on the real unit is right. */
 const Int8Kernels *int8_pick(unsigned features, const char *wanted);
 
 /* Whether a set that packs computes a small random layer as the portable one does. */
@@ -83,14 +83,16 @@ size_t int8_scratch(int in);
 /* Turns the rows w (out, in) into panels, in place. scratch: INT8_PANEL * in bytes. */
 void int8_pack(void *w, int out, int in, void *scratch);
 
-/* For the kernels: sums[o] += the products of the inputs of a token q (in) from number `from`, a multiple of 4, on,
- * for `outputs` outputs of the panels at w; and y of the last, unpacked rows of a packed layer. */
+/* For the kernels: sums[o] += the products of the inputs of a token q (in) from number `from`, a multiple
+ * of 4, on, for `outputs` outputs of the panels at w; and y of the last, unpacked rows of a packed layer. */
 void int8_tail(int32_t *sums, const int8_t *q, const uint8_t *w, int in, int from, int outputs);
 void int8_rest(float *y, const Int8Rows *x, int rows, const Int8Linear *layer);
 
 extern const Int8Kernels int8_portable;
 #if defined(__x86_64__)
 extern const Int8Kernels int8_avx2, int8_avxvnni, int8_avx512vnni, int8_amx;
+#elif defined(__aarch64__)
+extern const Int8Kernels int8_neon;
 #endif
 
 #endif

@@ -1,10 +1,10 @@
-/* export/int8_amx.c - int8.h with AMX-INT8: tiles of 16 tokens x 64 inputs times 64 inputs x 16 outputs. A panel of
- * int8.h is such tiles of weights one after the other, 1024 bytes each.
+/* export/int8_amx.c - int8.h with AMX-INT8: tiles of 16 tokens x 64 inputs times 64 inputs x 16 outputs. A
+ * panel of int8.h is such tiles of weights one after the other, 1024 bytes each.
  *
- * Written without an AMX machine at hand and not yet run on one. What stands in for that: everything here goes
- * through the six operations below, which the tests replace by C code for what the manual says of each
- * (INT8_AMX_EMULATED) and then compare with the portable kernels bit for bit; and int8_pick compares once more on
- * the real unit before it takes this set. */
+ * Written without an AMX machine at hand and not yet run on one. What stands in for that: everything here
+ * goes through the six operations below, which the tests replace by C code for what the manual says of
+ * each (INT8_AMX_EMULATED) and then compare with the portable kernels bit for bit; and int8_pick compares
+ * once more on the real unit before it takes this set. */
 #include <string.h>
 
 #include "export/int8_panel.h"
@@ -84,7 +84,8 @@ static void tile_dot(int sum, int a, int b) {
 
 #endif
 
-/* Sums in tiles 0 to 3, activations in 4 and 5, weights in 6 and 7 (5 to 7 where one tile of tokens is enough). */
+/* Sums in tiles 0 to 3, activations in 4 and 5, weights in 6 and 7 (5 to 7 where one tile of tokens is
+ * enough). */
 static void configure(int first, int second) {
     TileConfig config = {.palette = 1};
     const int rows[TILE_COUNT] = {first,

@@ -1,5 +1,6 @@
-/* export/int8_avx2.c - int8.h with vpmaddwd: bytes widened to 16 bits, products added by twos. (vpmaddubsw, which takes
- * bytes, saturates, and its usual remedies either lose a bit of the weights or need as many instructions.) */
+/* export/int8_avx2.c - int8.h with vpmaddwd: bytes widened to 16 bits, products added by twos.
+ * (vpmaddubsw, which takes bytes, saturates, and its usual remedies either lose a bit of the weights or
+ * need as many instructions.) */
 #include <immintrin.h>
 #include <string.h>
 
@@ -12,13 +13,18 @@ enum { TOKENS = 3, QUARTERS = 4 /* of a panel: four outputs, two sums each */ };
 static inline __attribute__((always_inline)) void dots(int32_t *sums, const int16_t *q, const uint8_t *w,
                                                        size_t fours, int tokens, PanelFetch *fetch) {
     __m256i sum[TOKENS][QUARTERS];
-    UNROLL for (int t = 0; t < tokens; t++) UNROLL for (int p = 0; p < QUARTERS; p++) sum[t][p] =
-        _mm256_setzero_si256();
+    UNROLL
+    for (int t = 0; t < tokens; t++) {
+        UNROLL
+        for (int p = 0; p < QUARTERS; p++) sum[t][p] = _mm256_setzero_si256();
+    }
     for (size_t k = 0; k < fours; k++, w += 64) {
-        UNROLL for (int p = 0; p < QUARTERS; p++) {
+        UNROLL
+        for (int p = 0; p < QUARTERS; p++) {
             const __m256i weights =
                 _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)(const void *)(w + 16 * p)));
-            UNROLL for (int t = 0; t < tokens; t++) {
+            UNROLL
+            for (int t = 0; t < tokens; t++) {
                 int64_t four;
                 memcpy(&four, q + 4 * ((size_t)t * fours + k), 8);
                 sum[t][p] = _mm256_add_epi32(sum[t][p], _mm256_madd_epi16(weights, _mm256_set1_epi64x(four)));
@@ -26,11 +32,15 @@ static inline __attribute__((always_inline)) void dots(int32_t *sums, const int1
         }
         panel_fetch(fetch);
     }
-    UNROLL for (int t = 0; t < tokens; t++) UNROLL for (int p = 0; p < QUARTERS; p += 2) {
-        /* twos of outputs 0 1 4 5 2 3 6 7 */
-        const __m256i twos = _mm256_hadd_epi32(sum[t][p], sum[t][p + 1]);
-        _mm256_storeu_si256((__m256i *)(void *)(sums + INT8_PANEL * t + 4 * p),
-                            _mm256_permute4x64_epi64(twos, _MM_SHUFFLE(3, 1, 2, 0)));
+    UNROLL
+    for (int t = 0; t < tokens; t++) {
+        UNROLL
+        for (int p = 0; p < QUARTERS; p += 2) {
+            /* twos of outputs 0 1 4 5 2 3 6 7 */
+            const __m256i twos = _mm256_hadd_epi32(sum[t][p], sum[t][p + 1]);
+            _mm256_storeu_si256((__m256i *)(void *)(sums + INT8_PANEL * t + 4 * p),
+                                _mm256_permute4x64_epi64(twos, _MM_SHUFFLE(3, 1, 2, 0)));
+        }
     }
 }
 

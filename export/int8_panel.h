@@ -1,5 +1,5 @@
-/* export/int8_panel.h - what the kernels that read panels (int8.h) have in common; compiled into each of them for its
- * instruction set. */
+/* export/int8_panel.h - what the kernels that read panels (int8.h) have in common; compiled into each of
+ * them for its instruction set. */
 #ifndef EXPORT_INT8_PANEL_H
 #define EXPORT_INT8_PANEL_H
 
@@ -27,8 +27,9 @@ static inline PanelFetch panel_fetch_begin(const Int8Linear *layer, int o, int w
     return (PanelFetch){next.w, (ptrdiff_t)bytes, (pace + 63) / 64 * 64};
 }
 
-/* From sums (tokens, outputs) of the first `done` inputs to y of these tokens, from n on, and outputs, from o on: adds
- * the other inputs and the start, and goes back to float. outputs is a multiple of INT8_PANEL, done of 4. */
+/* From sums (tokens, outputs) of the first `done` inputs to y of these tokens, from n on, and outputs,
+ * from o on: adds the other inputs and the start, and goes back to float. outputs is a multiple of
+ * INT8_PANEL, done of 4. */
 static inline void panel_finish(float *y, const Int8Rows *x, int n, const Int8Linear *layer, int o,
                                 int tokens, int outputs, int done, int32_t *restrict sums) {
     const size_t in = (size_t)layer->in;

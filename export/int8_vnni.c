@@ -1,11 +1,11 @@
-/* export/int8_vnni.c - int8.h with vpdpbusd: 64 products of an unsigned and a signed byte, added by fours to 16 sums
- * (or half of that). Compiled for AVX512-VNNI, for AVX-VNNI, and in the tests for the 256-bit form of the
- * former, so that the code for AVX-VNNI is run where only AVX-512 is at hand.
+/* export/int8_vnni.c - int8.h with vpdpbusd: 64 products of an unsigned and a signed byte, added by fours
+ * to 16 sums (or half of that). Compiled for AVX512-VNNI, for AVX-VNNI, and in the tests for the 256-bit
+ * form of the former, so that the code for AVX-VNNI is run where only AVX-512 is at hand.
  *
- * Sums of up to TOKENS x 64 outputs stay in registers over all inputs, so that per step of four inputs there are four
- * loads of weights for up to TOKENS x 4 multiplications. While a block is being multiplied, the weights of
- * the next are fetched in even portions: a short prompt reads every weight from memory just once, and the
- * multiplier does not wait for it. */
+ * Sums of up to TOKENS x 64 outputs stay in registers over all inputs, so that per step of four inputs
+ * there are four loads of weights for up to TOKENS x 4 multiplications. While a block is being multiplied,
+ * the weights of the next are fetched in even portions: a short prompt reads every weight from memory just
+ * once, and the multiplier does not wait for it. */
 #include <immintrin.h>
 #include <string.h>
 
@@ -41,29 +41,38 @@ typedef __m256i I;
 
 enum { PARTS = INT8_PANEL / WIDTH, VECTORS_MAX = PANELS * PARTS };
 
-/* Sums of whole fours of inputs, (tokens, panels * INT8_PANEL). They go through memory: with anything else in this
- * function compilers stop keeping them in registers. */
+/* Sums of whole fours of inputs, (tokens, panels * INT8_PANEL). They go through memory: with anything else
+ * in this function compilers stop keeping them in registers. */
 static inline __attribute__((always_inline)) void dots(int32_t *sums, const int8_t *q, size_t stride,
                                                        const uint8_t *w, size_t in, int tokens, int panels,
                                                        PanelFetch *fetch) {
     const size_t fours = in / 4, panel = INT8_PANEL * in;
     I sum[TOKENS][VECTORS_MAX];
-    UNROLL for (int t = 0; t < tokens; t++) UNROLL for (int v = 0; v < panels * PARTS; v++) sum[t][v] =
-        SPLAT_I(0);
+    UNROLL
+    for (int t = 0; t < tokens; t++) {
+        UNROLL
+        for (int v = 0; v < panels * PARTS; v++) sum[t][v] = SPLAT_I(0);
+    }
     for (size_t k = 0; k < fours; k++) {
         I weights[VECTORS_MAX];
-        UNROLL for (int v = 0; v < panels * PARTS; v++) weights[v] =
-            LOAD_I(w + (size_t)(v / PARTS) * panel + 64 * k + (size_t)(v % PARTS) * 32);
-        UNROLL for (int t = 0; t < tokens; t++) {
+        UNROLL
+        for (int v = 0; v < panels * PARTS; v++)
+            weights[v] = LOAD_I(w + (size_t)(v / PARTS) * panel + 64 * k + (size_t)(v % PARTS) * 32);
+        UNROLL
+        for (int t = 0; t < tokens; t++) {
             int32_t four;
             memcpy(&four, q + (size_t)t * stride + 4 * k, 4);
             const I inputs = SPLAT_I(four);
-            UNROLL for (int v = 0; v < panels * PARTS; v++) sum[t][v] = DOT(sum[t][v], weights[v], inputs);
+            UNROLL
+            for (int v = 0; v < panels * PARTS; v++) sum[t][v] = DOT(sum[t][v], weights[v], inputs);
         }
         panel_fetch(fetch);
     }
-    UNROLL for (int t = 0; t < tokens; t++) UNROLL for (int v = 0; v < panels * PARTS; v++)
-        STORE_I(sums + (t * panels * PARTS + v) * WIDTH, sum[t][v]);
+    UNROLL
+    for (int t = 0; t < tokens; t++) {
+        UNROLL
+        for (int v = 0; v < panels * PARTS; v++) STORE_I(sums + (t * panels * PARTS + v) * WIDTH, sum[t][v]);
+    }
 }
 
 typedef void Block(float *y, const Int8Rows *x, int n, const Int8Linear *layer, int o, PanelFetch *fetch);

@@ -1,5 +1,6 @@
-/* export/lanes.c - see lanes.h. Written with the compilers' vector types, whose width follows the instruction set
- * that this file is being compiled for; what only one instruction does well is behind a small function. */
+/* export/lanes.c - see lanes.h. Written with the compilers' vector types, whose width follows the
+ * instruction set that this file is being compiled for; what only one instruction does well is behind a
+ * small function. */
 #include "export/lanes.h"
 
 #include <math.h>
@@ -41,8 +42,8 @@ static inline void store(float *p, V v) {
     memcpy(p, &v, sizeof v);
 }
 
-/* The value as something that came from nowhere: else compilers fold a load into each of its uses, and one that
- * crosses cache lines costs as much as two. */
+/* The value as something that came from nowhere: else compilers fold a load into each of its uses, and one
+ * that crosses cache lines costs as much as two. */
 static inline V loaded(V v) {
 #if defined(__AVX512F__)
     __asm__("" : "+v"(v));
@@ -96,8 +97,8 @@ static inline VI imax(VI a, VI b) {
 #endif
 }
 
-/* W numbers of half precision, finite. Where there is no instruction, the exponent is moved by a multiplication,
- * which also gets subnormal numbers right; exact, so all ways agree. */
+/* W numbers of half precision, finite. Where there is no instruction, the exponent is moved by a
+ * multiplication, which also gets subnormal numbers right; exact, so all ways agree. */
 static inline V load_half(const uint16_t *p) {
 #if defined(__AVX512F__)
     return (V)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)p));
@@ -181,11 +182,13 @@ static void norm(float *y, const float *x, const float *r, const float *w, const
     for (int i = 0; i < n; i++) y[i] = y[i] * rstd * w[i] + b[i];
 }
 
-/* approx_exp and approx_gelu are long chains in which each step waits for the one before; a few vectors go through
- * them side by side, so that the processor has something to do meanwhile. */
+/* approx_exp and approx_gelu are long chains in which each step waits for the one before; a few vectors go
+ * through them side by side, so that the processor has something to do meanwhile. */
 enum { TOGETHER = W == 16 ? 4 : 2, SPAN = TOGETHER * W };
 
-#define EACH UNROLL for (int k = 0; k < together; k++)
+#define EACH \
+    UNROLL   \
+    for (int k = 0; k < together; k++)
 
 /* The steps of approx_exp. */
 static inline __attribute__((always_inline)) void exp_each(V *x, int together) {
@@ -197,7 +200,8 @@ static inline __attribute__((always_inline)) void exp_each(V *x, int together) {
     EACH n[k] = shifted[k] - splat(APPROX_ROUND);
     EACH r[k] = (x[k] - n[k] * splat(0.693359375f)) + n[k] * splat(2.12194440e-4f);
     EACH p[k] = splat(1.9875691500e-4f);
-    UNROLL for (int i = 0; i < 5; i++) EACH p[k] = p[k] * r[k] + splat(TERMS[i]);
+    UNROLL
+    for (int i = 0; i < 5; i++) EACH p[k] = p[k] * r[k] + splat(TERMS[i]);
     EACH p[k] = (p[k] * (r[k] * r[k]) + r[k]) + splat(1.0f);
     EACH x[k] = p[k] * (V)(((VU)shifted[k] + (127u - 0x4b400000u)) << 23);
 }
@@ -210,7 +214,8 @@ static inline __attribute__((always_inline)) void gelu_each(V *x, int together) 
     EACH z[k] = vmin(splat(18.0f), (V)((VI)x[k] & 0x7fffffff)) * splat(0.707106781f);
     EACH t[k] = splat(1.0f) / (splat(1.0f) + splat(0.5f) * z[k]);
     EACH p[k] = splat(0.17087277f);
-    UNROLL for (int i = 0; i < 9; i++) EACH p[k] = p[k] * t[k] + splat(TERMS[i]);
+    UNROLL
+    for (int i = 0; i < 9; i++) EACH p[k] = p[k] * t[k] + splat(TERMS[i]);
     EACH p[k] -= z[k] * z[k];
     exp_each(p, together);
     EACH p[k] *= splat(0.5f) * t[k];
@@ -290,8 +295,9 @@ static float exponentials(float *x, int n) {
 
 /* ---- attention ---- */
 
-/* Scratch of one head. Everything that a block of queries reads lies in rows over the keys or over the distance
- * t = j - i + L - 1, so that for one query a vector of distances is a vector of neighbouring keys. */
+/* Scratch of one head. Everything that a block of queries reads lies in rows over the keys or over the
+ * distance t = j - i + L - 1, so that for one query a vector of distances is a vector of neighbouring
+ * keys. */
 typedef struct {
     float *key;      /* (D, key_stride): key j in column MARGIN + j */
     float *pk, *pq;  /* (D, wide): distance t in column t - (L - queries) */
@@ -349,8 +355,8 @@ static void copy_head(const Space *s, const LanesHead *h) {
     }
 }
 
-/* One table in float, by distance: near distances have a column each, far ones share them. Of a short text's rows
- * only a few bytes are read, too far apart for the processor to foresee. */
+/* One table in float, by distance: near distances have a column each, far ones share them. Of a short
+ * text's rows only a few bytes are read, too far apart for the processor to foresee. */
 static void expand(float *to, const Space *s, const LanesHead *h, const uint16_t *table) {
     enum { AHEAD = 16 };
     const int32_t *column = h->column + (h->L - h->queries);
@@ -381,7 +387,8 @@ static inline __attribute__((always_inline)) void scores(const Space *s, const L
         V acc[ROWS] = {{0}};
         for (int d = 0; d < h->D; d++) {
             const V position_key = load(pk), position_query = load(pq);
-            UNROLL for (int r = 0; r < rows; r++) {
+            UNROLL
+            for (int r = 0; r < rows; r++) {
                 const V k = loaded(load(key + r));
                 acc[r] += splat(q[r]) * (k + position_key) + k * position_query;
             }
@@ -390,7 +397,8 @@ static inline __attribute__((always_inline)) void scores(const Space *s, const L
             key += s->key_stride;
             q += rows;
         }
-        UNROLL for (int r = 0; r < rows; r++)
+        UNROLL
+        for (int r = 0; r < rows; r++)
             store(s->score + (size_t)r * s->key_stride + from + r, acc[r] * splat(scale));
     }
 }
@@ -401,10 +409,14 @@ static inline __attribute__((always_inline)) void mix_block(const Space *s, cons
                                                             int d, int vectors) {
     const float *p = s->score + (size_t)r0 * s->key_stride + MARGIN, *v = s->v + d;
     V acc[MIX_ROWS][4] = {{{0}}};
-    for (int j = 0; j < h->L; j++, v += s->Dp) UNROLL for (int r = 0; r < rows; r++) {
+    for (int j = 0; j < h->L; j++, v += s->Dp) {
+        UNROLL
+        for (int r = 0; r < rows; r++) {
             const V weight = splat(p[(size_t)r * s->key_stride + (size_t)j]);
-            UNROLL for (int k = 0; k < vectors; k++) acc[r][k] += weight * load(v + k * W);
+            UNROLL
+            for (int k = 0; k < vectors; k++) acc[r][k] += weight * load(v + k * W);
         }
+    }
     for (int r = 0; r < rows; r++) {
         float *out = h->out + (size_t)(i + r0 + r) * h->stride + (size_t)d;
         for (int k = 0; k < vectors; k++, out += W) {

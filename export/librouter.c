@@ -70,8 +70,8 @@ static ErrCode open_tokenizer(Router *r, Err *err) {
     return ERR_OK;
 }
 
-/* ROUTER_INT8_KERNELS=portable|avx2|avxvnni|avx512vnni|amx asks for a lesser set than the processor has: the tests
- * compare them all. */
+/* ROUTER_INT8_KERNELS=portable|avx2|avxvnni|avx512vnni|amx asks for a lesser set than the processor has:
+ * the tests compare them all. */
 static const Int8Kernels *pick(void) {
     const char *wanted =
         getenv("ROUTER_INT8_KERNELS"); /* NOLINT(concurrency-mt-unsafe): nobody sets the environment */
@@ -231,8 +231,8 @@ static void batch_fail(Batch *b, size_t i, ErrCode rc, const Err *err) {
     pthread_mutex_unlock(&b->lock);
 }
 
-/* Fills the desk with the next texts, as ids; false when there are none. Groups become smaller towards the end, so
- * that all workers end together. */
+/* Fills the desk with the next texts, as ids; false when there are none. Groups become smaller towards the
+ * end, so that all workers end together. */
 static bool gather(Batch *b, Desk *desk) {
     const size_t taken = atomic_load_explicit(&b->next, memory_order_relaxed);
     const size_t left = taken < b->count ? b->count - taken : 0, workers = (size_t)b->workers;
@@ -298,8 +298,8 @@ static void work(void *arg, size_t i, int thread) {
     desk_return(b->router, desk);
 }
 
-/* Few texts: one group after the other, each on all threads. Many: each thread computes groups of its own, which
- * needs no waiting for one another. */
+/* Few texts: one group after the other, each on all threads. Many: each thread computes groups of its own,
+ * which needs no waiting for one another. */
 static void classify(Batch *b) {
     Router *r = b->router;
     Threads *threads = threads_take(r);

@@ -1,5 +1,5 @@
-/* export/unroll.h - UNROLL before a loop of a constant, small number of rounds: written out in full, so that an array
- * indexed by its counter stays in registers. */
+/* export/unroll.h - UNROLL before a loop of a constant, small number of rounds: written out in full, so
+ * that an array indexed by its counter stays in registers. */
 #ifndef EXPORT_UNROLL_H
 #define EXPORT_UNROLL_H
 
