@@ -24,7 +24,6 @@
 #include "export/hexfloat.h"
 #include "export/int8.h"
 #include "export/quant.h"
-#include "export/sample.h"
 #include "model/weights.h"
 #include "tests/tiny_blob.h"
 
@@ -628,36 +627,6 @@ static void test_peer(void **state) {
 #endif
 }
 
-/* A blob for benchmarks: the same bytes for the same seed, and numbers that one can compute with. */
-static void test_sample(void **state) {
-    (void)state;
-    Buf spm = {0}, blob = {0}, again = {0};
-    BlobConfig config = tiny_config();
-    Threads *threads;
-    RouterAnswer a;
-    config.hidden_size = 64;
-    config.intermediate_size = 128;
-    config.vocab_size = 5000;
-    config.num_labels = 7;
-    tiny_spm(&spm, &(TinySpm){0});
-    assert_int_equal(threads_open(&threads, 3, NULL), ERR_OK);
-    assert_int_equal(sample_blob(&blob, &config, spm.data, spm.len, seed, NULL, NULL), ERR_OK);
-    assert_int_equal(sample_blob(&again, &config, spm.data, spm.len, seed, threads, NULL), ERR_OK);
-    assert_int_equal(blob.len, again.len);
-    assert_memory_equal(blob.data, again.data, blob.len);
-    Router *router = open_ok(&blob, NULL);
-    assert_string_equal(router_label(router, 6), "6");
-    assert_int_equal(router_classify(router, "abc the", 7, &a, NULL, NULL, 0), ROUTER_OK);
-    assert_true(a.probability < 0.9f); /* far from overflowing, so it is undecided */
-    router_close(router);
-    Err err = {0};
-    assert_int_equal(sample_blob(&blob, &config, "x", 1, seed, NULL, &err), ERR_FORMAT);
-    threads_close(threads);
-    buf_free(&spm);
-    buf_free(&blob);
-    buf_free(&again);
-}
-
 /* ---- damaged and hostile files ---- */
 
 /* Opens and, where that works, asks: for what must not crash. A copy of the exact size lets sanitizers see.
@@ -920,15 +889,15 @@ int main(void) {
     const BlobConfig config = tiny_config();
     if (tiny_blob(&tiny, &config, seed, NULL) != ERR_OK) return 1;
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_approx),         cmocka_unit_test(test_hexfloat),
-        cmocka_unit_test(test_quant),          cmocka_unit_test(test_int8),
-        cmocka_unit_test(test_export),         cmocka_unit_test(test_run_folder),
-        cmocka_unit_test(test_router),         cmocka_unit_test(test_router_questions),
-        cmocka_unit_test(test_batches),        cmocka_unit_test(test_map),
-        cmocka_unit_test(test_check),          cmocka_unit_test(test_peer),
-        cmocka_unit_test(test_sample),         cmocka_unit_test(test_flips),
-        cmocka_unit_test(test_hostile_header), cmocka_unit_test(test_hostile_data),
-        cmocka_unit_test(test_hostile_files),  cmocka_unit_test(test_memory),
+        cmocka_unit_test(test_approx),       cmocka_unit_test(test_hexfloat),
+        cmocka_unit_test(test_quant),        cmocka_unit_test(test_int8),
+        cmocka_unit_test(test_export),       cmocka_unit_test(test_run_folder),
+        cmocka_unit_test(test_router),       cmocka_unit_test(test_router_questions),
+        cmocka_unit_test(test_batches),      cmocka_unit_test(test_map),
+        cmocka_unit_test(test_check),        cmocka_unit_test(test_peer),
+        cmocka_unit_test(test_flips),        cmocka_unit_test(test_hostile_header),
+        cmocka_unit_test(test_hostile_data), cmocka_unit_test(test_hostile_files),
+        cmocka_unit_test(test_memory),
     };
     const int failed = cmocka_run_group_tests(tests, NULL, NULL);
     buf_free(&tiny);
