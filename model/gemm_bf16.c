@@ -8,7 +8,7 @@
 enum { LINE = 32, W = 16, ROWS = 8, PANELS = 2 }; /* bfloat16 numbers of a cache line; floats of a vector */
 
 static __mmask16 mask16(int n) {
-    return n >= W ? 0xffff : (__mmask16)((1u << n) - 1);
+    return (__mmask16)(n >= W ? 0xffffu : (1u << n) - 1);
 }
 static __mmask32 mask32(int n) {
     return n >= LINE ? 0xffffffffu : (1u << n) - 1;

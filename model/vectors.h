@@ -166,7 +166,7 @@ static inline V vexp(V x) {
     y = y * x + splat(1.6666665459e-1f);
     y = y * x + splat(5.0000001201e-1f);
     y = y * x * x + x + splat(1.0f);
-    return (V)((VI)y + ((VI)shifted << 23));
+    return (V)((VU)y + ((VU)shifted << 23)); /* unsigned: a NaN's bits wrap and do no harm */
 }
 
 /* 2^x, relative error below 2e-7; x < 127.5, and what is below -126 counts as -126. Degree-6 polynomial on
@@ -183,7 +183,7 @@ static inline V vexp2(V x) {
     y = y * x + splat(2.402264791363012e-1f);
     y = y * x + splat(6.931472028550421e-1f);
     y = y * x + splat(1.0f);
-    return (V)((VI)y + ((VI)shifted << 23));
+    return (V)((VU)y + ((VU)shifted << 23)); /* unsigned: a NaN's bits wrap and do no harm */
 }
 
 /* erf by the rational approximation x P(x^2) / Q(x^2) on [-4, 4] (Eigen's, absolute error below 3e-7). */
