@@ -22,7 +22,8 @@ static unsigned saved_states(void) {
 static unsigned processor(void) {
     unsigned a, b, c, d, a1 = 0, b1, c1, d1, features = 0;
     if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE) || !(c & bit_AVX)) return 0;
-    const unsigned states = saved_states(), fma = c & bit_FMA;
+    const unsigned states = saved_states();
+    const int fma = (c & bit_FMA) && (c & bit_F16C);
     if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return 0;
     if (a >= 1) (void)__get_cpuid_count(7, 1, &a1, &b1, &c1, &d1);
     if ((states & 0x6) != 0x6 || !fma || !(b & 1u << 5)) return 0;
@@ -39,6 +40,13 @@ static unsigned processor(void) {
     if (d & 1u << 22) features |= CPU_AMX_BF16;
     if (d & 1u << 25) features |= CPU_AMX_INT8;
     return features;
+}
+#elif defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+
+static unsigned processor(void) {
+    enum { DOT_PRODUCTS = 1 << 20 }; /* HWCAP_ASIMDDP */
+    return getauxval(AT_HWCAP) & DOT_PRODUCTS ? CPU_NEON_DOT : 0;
 }
 #else
 static unsigned processor(void) {

@@ -16,19 +16,34 @@ typedef struct {
     int index;
 } Worker;
 
+/* A worker joins a run through the gate, and the caller closes the gate when no tasks are left: it then
+ * waits for those inside and not for one that the system has not yet given a processor.
+ *
+ * Whoever goes to sleep says so, in `sleepers` or `caller_sleeps`, before looking a last time at what is
+ * waited for; whoever changes that looks at them afterwards. All in sequentially consistent order, so one
+ * of the two sees the other, and while everybody spins no system call is made. */
 struct Threads {
-    int count, started;
     Worker *workers;
-    pthread_mutex_t lock;
-    pthread_cond_t wake, finished;
-    atomic_uint generation; /* odd or even does not matter: it changes when there is new work */
-    atomic_size_t next;
-    atomic_int busy; /* workers that have not yet finished this generation */
-    bool quit;
     ThreadsTask *task;
     void *arg;
     size_t tasks;
+    pthread_mutex_t lock;
+    pthread_cond_t wake, finished;
+    int count, started;
+    /* Apart from each other by a cache line: the first is read by all who wait, the others are written by
+     * all who work. */
+    char apart[MEM_ALIGN];
+    atomic_uint generation; /* changes when there is new work */
+    atomic_int sleepers;
+    atomic_bool caller_sleeps;
+    bool quit;
+    char apart_too[MEM_ALIGN + 4];
+    atomic_size_t next;
+    char apart_as_well[MEM_ALIGN];
+    atomic_uint gate; /* OPEN while there may be tasks, and INSIDE for each worker in the run */
 };
+
+enum { OPEN = 1, INSIDE = 2 };
 
 static void relax(void) {
 #if defined(__x86_64__) || defined(__i386__)
@@ -42,6 +57,20 @@ static void take_tasks(Threads *p, int thread) {
         p->task(p->arg, i, thread);
 }
 
+static bool join(Threads *p) {
+    unsigned gate = atomic_load(&p->gate);
+    while (gate & OPEN)
+        if (atomic_compare_exchange_weak(&p->gate, &gate, gate + INSIDE)) return true;
+    return false;
+}
+
+static void leave(Threads *p) {
+    if (atomic_fetch_sub(&p->gate, INSIDE) != INSIDE || !atomic_load(&p->caller_sleeps)) return;
+    pthread_mutex_lock(&p->lock);
+    pthread_cond_signal(&p->finished);
+    pthread_mutex_unlock(&p->lock);
+}
+
 static void *work(void *arg) {
     const Worker *w = arg;
     Threads *p = w->pool;
@@ -51,17 +80,16 @@ static void *work(void *arg) {
             relax();
         if (atomic_load_explicit(&p->generation, memory_order_acquire) == seen) {
             pthread_mutex_lock(&p->lock);
+            atomic_fetch_add(&p->sleepers, 1);
             while (atomic_load(&p->generation) == seen) pthread_cond_wait(&p->wake, &p->lock);
+            atomic_fetch_sub(&p->sleepers, 1);
             pthread_mutex_unlock(&p->lock);
         }
         seen = atomic_load_explicit(&p->generation, memory_order_acquire);
         if (p->quit) return NULL;
+        if (!join(p)) continue;
         take_tasks(p, w->index);
-        if (atomic_fetch_sub_explicit(&p->busy, 1, memory_order_acq_rel) == 1) {
-            pthread_mutex_lock(&p->lock);
-            pthread_cond_signal(&p->finished);
-            pthread_mutex_unlock(&p->lock);
-        }
+        leave(p);
     }
 }
 
@@ -101,8 +129,9 @@ ErrCode threads_open(Threads **out, int count, Err *err) {
 }
 
 static void announce(Threads *p) {
+    atomic_fetch_add(&p->generation, 1);
+    if (atomic_load(&p->sleepers) == 0) return;
     pthread_mutex_lock(&p->lock);
-    atomic_fetch_add_explicit(&p->generation, 1, memory_order_release);
     pthread_cond_broadcast(&p->wake);
     pthread_mutex_unlock(&p->lock);
 }
@@ -132,14 +161,16 @@ void threads_run(Threads *p, ThreadsTask *task, void *arg, size_t tasks) {
     p->arg = arg;
     p->tasks = tasks;
     atomic_store_explicit(&p->next, 0, memory_order_relaxed);
-    atomic_store_explicit(&p->busy, p->started, memory_order_relaxed);
+    atomic_store(&p->gate, OPEN);
     announce(p);
     take_tasks(p, 0);
-    for (int i = 0; i < SPINS && atomic_load_explicit(&p->busy, memory_order_acquire); i++) relax();
-    if (atomic_load_explicit(&p->busy, memory_order_acquire)) {
+    if (atomic_fetch_and(&p->gate, ~(unsigned)OPEN) == OPEN) return;
+    for (int i = 0; i < SPINS && atomic_load_explicit(&p->gate, memory_order_acquire); i++) relax();
+    if (atomic_load_explicit(&p->gate, memory_order_acquire)) {
         pthread_mutex_lock(&p->lock);
-        while (atomic_load_explicit(&p->busy, memory_order_acquire))
-            pthread_cond_wait(&p->finished, &p->lock);
+        atomic_store(&p->caller_sleeps, true);
+        while (atomic_load(&p->gate)) pthread_cond_wait(&p->finished, &p->lock);
+        atomic_store(&p->caller_sleeps, false);
         pthread_mutex_unlock(&p->lock);
     }
 }

@@ -1,6 +1,6 @@
 /* core/threads.h - the one pool of threads. Waiting is a short spin, then sleep (long spins are ruinous on
- * shared cores). Work is split by the caller over outputs, so that results never depend on the number of
- * threads. */
+ * shared cores), and a thread that finds no processor is not waited for: the others do its share. Work is
+ * split by the caller over outputs, so that results never depend on the number of threads. */
 #ifndef CORE_THREADS_H
 #define CORE_THREADS_H
 

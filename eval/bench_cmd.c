@@ -1,39 +1,39 @@
-/* eval/bench_cmd.c - speed and memory, as ratios to what this machine's own sgemm reaches in the same run. */
+/* eval/bench_cmd.c - `router bench`: speed and memory, beside what this machine can do at most, measured in the same run. */
 #include "eval/bench_cmd.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 
+#include "core/json.h"
 #include "core/mem.h"
 #include "core/progress.h"
-#include "core/rng.h"
-#include "core/threads.h"
-#include "model/deberta.h"
+#include "eval/bench.h"
 #include "model/ops_blas.h"
-#include "model/weights.h"
-#include "train/adamw.h"
-
-typedef struct {
-    char *size, *model, *precision;
-    int64_t rows, tokens, steps, threads, layers;
-    bool json, quiet;
-} BenchOptions;
+#include "model/ops_x86.h"
 
 #define AT(field) offsetof(BenchOptions, field)
 
 static const Flag FLAGS[] = {
     {"size", NULL, FLAG_CHOICE, AT(size), "small", 0, 0, "mini|xsmall|small|base|large",
-     "#What\nPublished DeBERTa-v3 shape with random weights; mini is configs/model-small.json's."},
+     "#What\nPublished DeBERTa-v3 shape with weights by a formula; mini is configs/model-small.json's."},
     {"model", NULL, FLAG_STRING, AT(model), NULL, 0, 0, "FILE",
      "A config.json instead (its weights are not read)."},
     {"layers", NULL, FLAG_INT, AT(layers), "0", 0, 256, NULL, "Use only so many layers; 0: all."},
+    {"only", NULL, FLAG_STRING, AT(only), "peaks,ops,train,infer", 0, 0, "SECTIONS",
+     "Sections to measure. Peaks are measured in any case, for the rest is compared with them."},
     {"rows", NULL, FLAG_INT, AT(rows), "32", 1, 1024, NULL, "Prompts of one training step."},
-    {"tokens", NULL, FLAG_INT, AT(tokens), "64", 2, 512, NULL, "Tokens of one prompt."},
+    {"tokens", NULL, FLAG_STRING, AT(tokens), "64", 0, 0, "N|N-M",
+     "Tokens of each of them, or a range that they are drawn from."},
+    {"lengths", NULL, FLAG_STRING, AT(lengths), NULL, 0, 0, "N,N,...",
+     "Their tokens one by one, instead of --rows and --tokens."},
+    {"micro_batch_tokens", NULL, FLAG_INT, AT(micro_batch_tokens), "4096", 1, 1 << 20, NULL,
+     "Tokens computed at once, as in `router train`."},
     {"steps", NULL, FLAG_INT, AT(steps), "3", 1, 1000, NULL,
-     "Training steps that are timed, after one that is not."},
-    {"precision", NULL, FLAG_CHOICE, AT(precision), "auto", 0, 0, "auto|fp32|bf16", "Of training."},
+     "#How\nTraining steps that are timed, after one that is not."},
+    {"seconds", NULL, FLAG_FLOAT, AT(seconds), "0.3", 0.001, 60, NULL,
+     "About how long each measurement is repeated; latencies four times that."},
+    {"precision", NULL, FLAG_CHOICE, AT(precision), "auto", 0, 0, "auto|fp32|bf16",
+     "Numbers that are multiplied in training, as in `router train`."},
     {"threads", NULL, FLAG_INT, AT(threads), "0", 0, 1024, NULL, "Threads; 0 is one for each CPU."},
     {"json", NULL, FLAG_BOOL, AT(json), NULL, 0, 0, NULL, "One JSON object instead of tables."},
     {"quiet", NULL, FLAG_BOOL, AT(quiet), NULL, 0, 0, NULL, "No progress."},
@@ -75,244 +75,201 @@ static ErrCode shape_of(Config *c, const BenchOptions *o, Err *err) {
     return config_set_labels(c, LABELS, 5, err);
 }
 
-typedef struct {
-    const BenchOptions *o;
-    Threads *threads;
-    Ops ops;
-    Config config;
-    Deberta model;
-    Adamw adamw;
-    int32_t *ids, *start;
-    float *target;
-} Bench;
+/* ---- sections ---- */
 
-/* Random prompts of equal length. */
-static ErrCode make_batch(Bench *b, int rows, int tokens, Err *err) {
-    const size_t N = (size_t)rows * (size_t)tokens, K = (size_t)b->config.num_labels;
-    TRY(mem_new(&b->ids, N, sizeof *b->ids, "prompts", err));
-    TRY(mem_new(&b->start, (size_t)rows + 1, sizeof *b->start, "prompts", err));
-    TRY(mem_new(&b->target, (size_t)rows * K, sizeof *b->target, "labels", err));
-    for (size_t i = 0; i < N; i++)
-        b->ids[i] = (int32_t)(1 + rng_bits(11, i) % (uint64_t)(b->config.vocab_size - 1));
-    for (int s = 0; s <= rows; s++) b->start[s] = s * tokens;
-    for (int s = 0; s < rows; s++) b->target[(size_t)s * K + rng_bits(12, (uint64_t)s) % K] = 1;
-    return ERR_OK;
-}
+enum {
+    SECTION_PEAKS = 1,
+    SECTION_LINEAR = 2,
+    SECTION_ATTENTION = 4,
+    SECTION_STREAM = 8,
+    SECTION_OPS = SECTION_LINEAR | SECTION_ATTENTION | SECTION_STREAM,
+    SECTION_TRAIN = 16,
+    SECTION_INT8 = 32,
+    SECTION_CHECKPOINT = 64,
+    SECTION_INFER = SECTION_INT8 | SECTION_CHECKPOINT
+};
 
-static ErrCode train_step(Bench *b, int rows, int tokens, uint64_t step, Err *err) {
-    const Packed packed = {rows * tokens, rows, tokens, b->ids, b->start, NULL};
-    const AdamwRule rule = {1e-5, 0.9, 0.999, 1e-8, 0.01, 1, 1};
-    double norm;
-    deberta_begin(&b->model, tokens, true, step);
-    deberta_forward(&b->model, &packed);
-    (void)deberta_loss(&b->model, b->target, NULL, 1 / (float)rows);
-    deberta_backward(&b->model);
-    deberta_end(&b->model);
-    return adamw_step(&b->adamw, &rule, &norm, err);
-}
+static const struct {
+    const char *name;
+    int sections;
+} SECTIONS[] = {
+    {"peaks", SECTION_PEAKS},         {"ops", SECTION_OPS},       {"linear", SECTION_LINEAR},
+    {"attention", SECTION_ATTENTION}, {"stream", SECTION_STREAM}, {"train", SECTION_TRAIN},
+    {"infer", SECTION_INFER},         {"int8", SECTION_INT8},     {"checkpoint", SECTION_CHECKPOINT}};
+#define SECTION_NAMES "peaks, ops (linear, attention, stream), train, infer (int8, checkpoint)"
 
-static double peak_megabytes(void) {
-    struct rusage u;
-    return getrusage(RUSAGE_SELF, &u) == 0 ? (double)u.ru_maxrss / 1024 : 0;
-}
-
-/* ---- GEMM: our tiles on our pool against one call with OpenBLAS's own threads ---- */
-
-static double best_linear(Bench *b, char kind, int N, int O, int I, float *x, float *w, float *y,
-                          float *bias) {
-    double best = -1;
-    const double begin = progress_clock();
-    for (int i = 0; i < 3 || progress_clock() - begin < 0.3; i++) {
-        const double from = progress_clock();
-        if (kind == 'f')
-            b->ops.linear(&b->ops, y, NULL, x, w, bias, N, O, I);
-        else /* both gradients at once: twice the work of a forward pass */
-            b->ops.linear_grad(&b->ops, x, 0, w, bias, y, x, w, NULL, N, O, I);
-        const double seconds = progress_clock() - from;
-        if (best < 0 || seconds < best) best = seconds;
+static ErrCode sections_of(int *out, const char *only, Err *err) {
+    *out = 0;
+    for (const char *at = only; *at;) {
+        const size_t n = strcspn(at, ",");
+        int found = 0;
+        for (size_t i = 0; i < sizeof SECTIONS / sizeof *SECTIONS; i++)
+            if (strlen(SECTIONS[i].name) == n && strncmp(at, SECTIONS[i].name, n) == 0)
+                found = SECTIONS[i].sections;
+        if (!found)
+            return err_set(err, ERR_ARGUMENT, "--only: found '%.*s', expected some of " SECTION_NAMES, (int)n,
+                           at);
+        *out |= found;
+        at += n + (at[n] == ',');
     }
-    return best;
+    return *out ? ERR_OK : err_set(err, ERR_ARGUMENT, "--only: found nothing, expected " SECTION_NAMES);
 }
 
-static ErrCode bench_gemm(Bench *b, FILE *out, double *alone_rate, Err *err) {
-    const int N = (int)(b->o->rows * b->o->tokens), H = b->config.hidden_size,
-              F = b->config.intermediate_size;
-    const int shapes[3][2] = {{H, H}, {F, H}, {H, F}};
-    const size_t wide = (size_t)(H > F ? H : F);
-    const int threads = threads_count(b->threads);
-    float *x = NULL, *y = NULL, *w = NULL, *bias = NULL;
-    double alone_seconds = 0, flops_all = 0;
-    ErrCode rc = mem_new(&x, (size_t)N * wide, sizeof *x, "matrices", err);
-    if (rc == ERR_OK) rc = mem_new(&y, (size_t)N * wide, sizeof *y, "matrices", err);
-    if (rc == ERR_OK) rc = mem_new(&w, (size_t)H * wide, sizeof *w, "matrices", err);
-    if (rc == ERR_OK) rc = mem_new(&bias, wide, sizeof *bias, "matrices", err);
-    if (rc == ERR_OK && !b->o->json)
-        (void)fprintf(
-            out,
-            "GEMM, %d threads: linear layers as the model runs them / cblas_sgemm alone, OpenBLAS threading, "
-            "same shapes\n  tokens x out x in          forward GFLOP/s         gradients GFLOP/s\n",
-            threads);
-    for (int i = 0; rc == ERR_OK && i < 3; i++) {
-        const int O = shapes[i][0], I = shapes[i][1];
-        const ParamView view = {.data = w, .rows = O, .cols = I, .kind = PARAM_LINEAR};
-        rc = b->ops.bind(&b->ops, &view, 1, true, err);
-        if (rc != ERR_OK) break;
-        const double flops = 2.0 * N * O * I;
-        const double f = best_linear(b, 'f', N, O, I, x, w, y, bias),
-                     g = best_linear(b, 'g', N, O, I, x, w, y, bias);
-        const double fa = ops_blas_alone('f', N, O, I, threads, 0.3);
-        const double ga =
-            ops_blas_alone('x', N, I, O, threads, 0.3) + ops_blas_alone('w', O, I, N, threads, 0.3);
-        alone_seconds += (fa + ga) * (i == 0 ? 4 : 1); /* four H x H layers to one each of the others */
-        flops_all += 3 * flops * (i == 0 ? 4 : 1);
-        if (b->o->json)
-            (void)fprintf(
-                out,
-                "%s{\"tokens\": %d, \"out\": %d, \"in\": %d, \"forward_gflops\": %.1f, "
-                "\"forward_alone_gflops\": %.1f, \"gradient_gflops\": %.1f, \"gradient_alone_gflops\": %.1f}",
-                i ? ", " : "\"gemm\": [", N, O, I, flops / f * 1e-9, flops / fa * 1e-9, 2 * flops / g * 1e-9,
-                2 * flops / ga * 1e-9);
-        else
-            (void)fprintf(out, "  %6d x %4d x %4d    %7.1f / %7.1f = %3.0f %%    %7.1f / %7.1f = %3.0f %%\n",
-                          N, O, I, flops / f * 1e-9, flops / fa * 1e-9, 100 * fa / f, 2 * flops / g * 1e-9,
-                          2 * flops / ga * 1e-9, 100 * ga / g);
+/* ---- what it ran on ---- */
+
+/* The processor's name from /proc/cpuinfo, or "unknown". */
+static void cpu_name(char *out, size_t n) {
+    char line[256];
+    (void)snprintf(out, n, "unknown");
+    FILE *f = fopen("/proc/cpuinfo", "r");
+    while (f && fgets(line, sizeof line, f)) {
+        const char *value = strstr(line, ": ");
+        if (strncmp(line, "model name", 10) != 0 || !value) continue;
+        (void)snprintf(out, n, "%.*s", (int)strcspn(value + 2, "\n"), value + 2);
+        break;
     }
-    if (b->o->json) (void)fprintf(out, "], ");
-    *alone_rate = flops_all / alone_seconds;
-    mem_free(x);
-    mem_free(y);
-    mem_free(w);
-    mem_free(bias);
-    return rc;
+    if (f) (void)fclose(f);
 }
 
-/* ---- training ---- */
-
-static ErrCode bench_train(Bench *b, FILE *out, double alone_rate, Err *err) {
-    const BenchOptions *o = b->o;
-    const int rows = (int)o->rows, tokens = (int)o->tokens, N = rows * tokens;
-    const DebertaLimits limits = {N, rows, tokens, N, true, false};
-    TRY(deberta_open(&b->model, &b->config, &b->ops, &limits, err));
-    weights_init(&b->model.weights, &b->config, 1);
-    TRY(adamw_open(&b->adamw, &b->model, b->model.touched.capacity, err));
-    Progress p;
-    progress_begin(&p, "bench", (uint64_t)o->steps, 0);
-    TRY(train_step(b, rows, tokens, 0, err));
-    const OpsBlasMeter before = ops_blas_meter(&b->ops);
-    const double from = progress_clock();
-    for (int64_t s = 0; s < o->steps; s++) {
-        TRY(train_step(b, rows, tokens, (uint64_t)s + 1, err));
-        progress_update(&p, (uint64_t)s + 1, "training steps");
-    }
-    progress_end(&p);
-    const double seconds = (progress_clock() - from) / (double)o->steps;
-    const OpsBlasMeter after = ops_blas_meter(&b->ops);
-    const double gemm = (after.seconds - before.seconds) / (double)o->steps / threads_count(b->threads);
-    const double rate =
-        (after.flops - before.flops) / (after.seconds - before.seconds) * threads_count(b->threads);
-    if (o->json)
-        (void)fprintf(out,
-                      "\"train\": {\"rows\": %d, \"tokens\": %d, \"step_seconds\": %.6f, "
-                      "\"tokens_per_second\": %.1f, \"gemm_share\": %.4f, \"gemm_gflops\": %.1f, "
-                      "\"sgemm_alone_gflops\": %.1f, \"peak_megabytes\": %.0f}",
-                      rows, tokens, seconds, N / seconds, gemm / seconds, rate * 1e-9, alone_rate * 1e-9,
-                      peak_megabytes());
+static void add_text(cJSON *object, const char *key, const char *text) {
+    if (text)
+        (void)cJSON_AddStringToObject(object, key, text);
     else
-        (void)fprintf(out,
-                      "Training step, %d prompts x %d tokens (batch in memory, dropout on, AdamW):\n  %.3f "
-                      "s, %.0f tokens/s; GEMM takes %.0f %% of it at %.1f GFLOP/s = %.0f %% of cblas_sgemm "
-                      "alone (%.1f); peak memory %.0f MB; other kernels: %s\n",
-                      rows, tokens, seconds, N / seconds, 100 * gemm / seconds, rate * 1e-9,
-                      100 * rate / alone_rate, alone_rate * 1e-9, peak_megabytes(), after.kernels);
-    adamw_close(&b->adamw);
-    deberta_close(&b->model);
-    return ERR_OK;
+        (void)cJSON_AddNullToObject(object, key);
 }
 
-/* ---- inference in float ---- */
-
-static int by_value(const void *a, const void *b) {
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
+static void describe(const Bench *b) {
+    const Config *c = &b->config;
+    const char *size = b->options->model ? b->options->model : b->options->size;
+    const char *coretype = getenv("OPENBLAS_CORETYPE"); /* NOLINT(concurrency-mt-unsafe): nobody sets it */
+    const char *kernels = ops_blas_meter(&b->ops).kernels,
+               *product = strcmp(b->ops.name, "x86") == 0 ? ops_x86_kernel(b->precision == PEAKS_BF16) : NULL;
+    const int threads = threads_count(b->threads);
+    char cpu[200];
+    cpu_name(cpu, sizeof cpu);
+    cJSON *machine = cJSON_AddObjectToObject(b->json, "machine");
+    (void)cJSON_AddStringToObject(machine, "cpu", cpu);
+    (void)cJSON_AddNumberToObject(machine, "threads", threads);
+    (void)cJSON_AddStringToObject(machine, "kernels", kernels);
+    add_text(machine, "precision", b->ops.precision);
+    add_text(machine, "product", product);
+    add_text(machine, "openblas_coretype", coretype);
+    cJSON *model = cJSON_AddObjectToObject(b->json, "model");
+    (void)cJSON_AddStringToObject(model, "size", size);
+    (void)cJSON_AddNumberToObject(model, "hidden", c->hidden_size);
+    (void)cJSON_AddNumberToObject(model, "layers", c->num_hidden_layers);
+    (void)cJSON_AddNumberToObject(model, "heads", c->num_attention_heads);
+    (void)cJSON_AddNumberToObject(model, "intermediate", c->intermediate_size);
+    (void)cJSON_AddNumberToObject(model, "vocabulary", c->vocab_size);
+    (void)cJSON_AddNumberToObject(model, "buckets", c->position_buckets);
+    bench_print(b, "%s, %d thread%s, kernels %s, training in %s%s%s%s%s\n", cpu, threads,
+                threads == 1 ? "" : "s", kernels, b->ops.precision, product ? " by " : "",
+                product ? product : "", coretype ? ", OPENBLAS_CORETYPE=" : "", coretype ? coretype : "");
+    bench_print(b, "%s: %d layers of %d, %d heads, feed-forward %d, vocabulary %d\n", size,
+                c->num_hidden_layers, c->hidden_size, c->num_attention_heads, c->intermediate_size,
+                c->vocab_size);
 }
 
-static ErrCode bench_infer(Bench *b, FILE *out, Err *err) {
-    static const int LENGTHS[] = {16, 32, 64, 128, 512};
-    enum { SAMPLES = 200 };
-    const DebertaLimits limits = {.micro_tokens = 512, .micro_sequences = 1, .longest = 512};
-    TRY(deberta_open(&b->model, &b->config, &b->ops, &limits, err));
-    weights_init(&b->model.weights, &b->config, 1);
-    deberta_begin(&b->model, 512, false, 0);
-    (void)fprintf(
-        out, b->o->json
-                 ? ", \"latency\": ["
-                 : "One prompt, float32 checkpoint, milliseconds:\n  tokens      p50      p95      p99\n");
-    for (int i = 0; i < 5; i++) {
-        double ms[SAMPLES];
-        int n = 0;
-        const int32_t start[2] = {0, LENGTHS[i]};
-        int32_t ids[512];
-        for (int k = 0; k < LENGTHS[i]; k++)
-            ids[k] = (int32_t)(1 + rng_bits(13, (uint64_t)k) % (uint64_t)(b->config.vocab_size - 1));
-        const Packed packed = {LENGTHS[i], 1, LENGTHS[i], ids, start, NULL};
-        deberta_forward(&b->model, &packed);
-        const double begin = progress_clock();
-        while (n < SAMPLES && (n < 10 || progress_clock() - begin < 3)) {
-            const double from = progress_clock();
-            deberta_forward(&b->model, &packed);
-            ms[n++] = 1e3 * (progress_clock() - from);
-        }
-        qsort(ms, (size_t)n, sizeof *ms, by_value);
-        const double p50 = ms[n / 2], p95 = ms[n * 95 / 100], p99 = ms[n * 99 / 100];
-        if (b->o->json)
-            (void)fprintf(out, "%s{\"tokens\": %d, \"p50_ms\": %.4f, \"p95_ms\": %.4f, \"p99_ms\": %.4f}",
-                          i ? ", " : "", LENGTHS[i], p50, p95, p99);
-        else
-            (void)fprintf(out, "  %6d %8.2f %8.2f %8.2f\n", LENGTHS[i], p50, p95, p99);
+/* ---- peaks ---- */
+
+static void report_rate(const PeaksRow *row, cJSON *list, const PeaksRate *rate, int threads) {
+    static const char *const KINDS[] = {"fp32", "bf16", "int8", "read", "update"};
+    cJSON *o = cJSON_CreateObject();
+    (void)cJSON_AddStringToObject(o, "key", row->key);
+    (void)cJSON_AddStringToObject(o, "kind", KINDS[row->kind]);
+    (void)cJSON_AddNumberToObject(o, "threads", threads);
+    bench_number(o, "best", rate->best);
+    bench_number(o, "median", rate->median);
+    (void)cJSON_AddNumberToObject(o, "samples", rate->samples);
+    (void)cJSON_AddNumberToObject(o, "slow_samples", rate->slow);
+    bench_number(o, "slow_median", rate->slow_median);
+    (void)cJSON_AddItemToArray(list, o);
+}
+
+static void report_peaks(const Bench *b) {
+    cJSON *list = cJSON_AddArrayToObject(b->json, "peaks");
+    const int threads = b->peaks.threads;
+    bench_print(b,
+                "\nPeaks, 10^9 operations or bytes a second: best, median\n  %-36s    1 thread          %4d "
+                "threads\n",
+                "", threads);
+    for (int i = 0; i < b->peaks.count; i++) {
+        const PeaksRow *r = &b->peaks.rows[i];
+        report_rate(r, list, &r->one, 1);
+        if (threads > 1) report_rate(r, list, &r->all, threads);
+        bench_print(b, "  %-36s %8.1f %8.1f  %8.1f %8.1f", r->name, r->one.best * 1e-9, r->one.median * 1e-9,
+                    r->all.best * 1e-9, r->all.median * 1e-9);
+        if (r->one.slow + r->all.slow)
+            bench_print(b, "   slow mode: %d of %d at %.1f, %d of %d at %.1f", r->one.slow, r->one.samples,
+                        r->one.slow_median * 1e-9, r->all.slow, r->all.samples, r->all.slow_median * 1e-9);
+        bench_print(b, "\n");
     }
-    if (b->o->json) (void)fprintf(out, "]");
-    deberta_close(&b->model);
+}
+
+/* ---- the command ---- */
+
+static ErrCode measure(Bench *b, int sections, Err *err) {
+    const BenchOptions *o = b->options;
+    TRY(shape_of(&b->config, o, err));
+    TRY(bench_lengths(b, err));
+    TRY(threads_open(&b->threads, (int)o->threads, err));
+    TRY(ops_open(&b->ops, "auto", o->precision, b->threads, err));
+    b->precision = strcmp(b->ops.precision, "bf16") == 0 ? PEAKS_BF16 : PEAKS_FP32;
+    describe(b);
+    TRY(peaks_measure(&b->peaks, b->threads, o->seconds, err));
+    if (sections & SECTION_PEAKS) report_peaks(b);
+    cJSON *ops = sections & SECTION_OPS ? cJSON_AddObjectToObject(b->json, "ops") : NULL;
+    if (sections & SECTION_LINEAR) TRY(bench_linear(b, ops, err));
+    if (sections & SECTION_ATTENTION) TRY(bench_attention(b, ops, err));
+    if (sections & SECTION_STREAM) TRY(bench_stream(b, ops, err));
+    if (sections & SECTION_TRAIN) TRY(bench_train(b, err));
+    cJSON *infer = sections & SECTION_INFER ? cJSON_AddObjectToObject(b->json, "infer") : NULL;
+    if (infer) (void)cJSON_AddArrayToObject(infer, "latency");
+    if (sections & SECTION_INT8) TRY(bench_int8(b, infer, err));
+    if (sections & SECTION_CHECKPOINT) TRY(bench_checkpoint(b, infer, err));
     return ERR_OK;
+}
+
+static ErrCode print_json(const cJSON *json, FILE *out, Err *err) {
+    Buf text = {0};
+    json_print(&text, json);
+    const ErrCode rc = buf_ok(&text, err);
+    if (rc == ERR_OK) (void)fwrite(text.data, 1, text.len, out); /* router.c asks whether stdout failed */
+    buf_free(&text);
+    return rc;
 }
 
 static ErrCode run(const void *options, const FlagList *arguments, FILE *out, Err *err) {
     (void)arguments;
-    Bench b = {.o = options};
-    progress_quiet(b.o->quiet);
-    double alone_rate = 0;
-    ErrCode rc = shape_of(&b.config, b.o, err);
-    if (rc == ERR_OK) rc = threads_open(&b.threads, (int)b.o->threads, err);
-    if (rc == ERR_OK) rc = ops_open(&b.ops, "auto", b.o->precision, b.threads, err);
-    if (rc == ERR_OK) rc = make_batch(&b, (int)b.o->rows, (int)b.o->tokens, err);
-    if (rc == ERR_OK) {
-        const Config *c = &b.config;
-        (void)fprintf(out,
-                      b.o->json ? "{\"hidden\": %d, \"layers\": %d, \"threads\": %d, "
-                                : "hidden %d, %d layers, %d threads\n",
-                      c->hidden_size, c->num_hidden_layers, threads_count(b.threads));
-        rc = bench_gemm(&b, out, &alone_rate, err);
-    }
-    if (rc == ERR_OK) rc = bench_train(&b, out, alone_rate, err);
-    if (rc == ERR_OK) rc = bench_infer(&b, out, err);
-    if (rc == ERR_OK && b.o->json) (void)fprintf(out, "}\n");
-    adamw_close(&b.adamw);
-    deberta_close(&b.model);
+    const BenchOptions *o = options;
+    int sections;
+    Bench b = {.options = o, .out = o->json ? NULL : out};
+    progress_quiet(o->quiet);
+    TRY(sections_of(&sections, o->only, err));
+    b.json = cJSON_CreateObject();
+    ErrCode rc = b.json ? measure(&b, sections, err) : err_set(err, ERR_MEMORY, "out of memory");
+    if (rc == ERR_OK && o->json) rc = print_json(b.json, out, err);
+    cJSON_Delete(b.json);
     if (b.ops.close) ops_close(&b.ops);
     threads_close(b.threads);
     config_free(&b.config);
-    mem_free(b.ids);
-    mem_free(b.start);
-    mem_free(b.target);
+    mem_free(b.lengths);
     return rc;
 }
 
 const Command bench_cmd = {
     .name = "bench",
-    .summary = "measure training and inference against this machine's own sgemm",
-    .usage = "bench [--size NAME | --model CONFIG] [options]",
+    .summary = "measure training and inference against this machine's peaks",
+    .usage = "bench [--size NAME | --model CONFIG] [--only SECTIONS] [options]",
     .details =
-        "Weights and prompts are random: nothing is downloaded. Run it on an otherwise idle machine.\n\n"
-        "Example:\n  router bench --size large --layers 4 --rows 32 --tokens 64\n",
+        "Sections: peaks (what the cores and the memory can do), ops (single operations: linear, attention, "
+        "stream for what streams through memory), train (whole steps, by operation), infer (int8: latency "
+        "and throughput of an exported file; checkpoint: latency of the model as it was trained). Weights "
+        "come from a formula and prompts are random: nothing is downloaded. Run it on an otherwise idle "
+        "machine.\n\n"
+        "Examples:\n  router bench\n"
+        "  router bench --size large --only train --rows 32 --tokens 16-128\n"
+        "  router bench --size base --only infer --threads 1 --json\n",
     .flags = FLAGS,
     .flag_count = sizeof FLAGS / sizeof FLAGS[0],
     .options_bytes = sizeof(BenchOptions),

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <zstd.h>
 
 #include "core/mem.h"
@@ -491,7 +492,24 @@ static ErrCode unpack(Blob *blob, const void *bytes, size_t n, bool trust, Err *
     return take_memory(blob, blob->bytes, (size_t)size, trust, err);
 }
 
-static ErrCode open_file(Blob *blob, const File *file, bool trust, Threads *threads, Err *err) {
+/* The bytes of a plain file whose header, n bytes, has been read. */
+static ErrCode take_file(Blob *blob, const File *file, const char *head, size_t n, bool map, Err *err) {
+    if (map) {
+        void *bytes = mmap(NULL, blob->size, PROT_READ | PROT_WRITE, MAP_PRIVATE, file->fd_plus_1 - 1, 0);
+        if (bytes == MAP_FAILED)
+            return err_set(err, ERR_IO, "%s: cannot map its %zu bytes into memory", file->path, blob->size);
+        blob->bytes = bytes;
+        blob->mapped = true;
+        return ERR_OK;
+    }
+    TRY(mem_new(&blob->bytes, blob->size, 1, "the blob", err));
+    memcpy(blob->bytes, head, n);
+    return file_read_at(file, blob->bytes + n, n, blob->size - n, err);
+}
+
+static ErrCode open_file(Blob *blob, const File *file, const BlobOptions *options, Threads *threads,
+                         Err *err) {
+    const bool trust = options && options->trust;
     char word[8];
     TRY(check_size(file->size, err));
     TRY(file_read_at(file, word, 0, sizeof word, err));
@@ -510,19 +528,17 @@ static ErrCode open_file(Blob *blob, const File *file, bool trust, Threads *thre
         if (rc == ERR_OK && memcmp(head, word, sizeof word) != 0)
             rc = err_set(err, ERR_IO, "the file changes while it is read");
         if (rc == ERR_OK) rc = read_header(blob, head, n, file->size, trust, err);
-        if (rc == ERR_OK) rc = mem_new(&blob->bytes, blob->size, 1, "the blob", err);
-        if (rc == ERR_OK) memcpy(blob->bytes, head, n);
-        if (rc == ERR_OK) rc = file_read_at(file, blob->bytes + n, n, blob->size - n, err);
+        if (rc == ERR_OK) rc = take_file(blob, file, head, n, options && options->map, err);
     }
     mem_free(head);
     return rc == ERR_OK ? read_data(blob, trust, threads, err) : rc;
 }
 
-ErrCode blob_open(Blob *out, const char *path, bool trust, Threads *threads, Err *err) {
+ErrCode blob_open(Blob *out, const char *path, const BlobOptions *options, Threads *threads, Err *err) {
     *out = (Blob){0};
     File file;
     TRY(file_open(&file, path, err));
-    ErrCode rc = open_file(out, &file, trust, threads, err);
+    ErrCode rc = open_file(out, &file, options, threads, err);
     if (rc != ERR_OK) {
         if (rc != ERR_IO) (void)err_context(err, rc, "%s", path);
         blob_close(out);
@@ -551,7 +567,10 @@ ErrCode blob_open_memory(Blob *out, const void *bytes, size_t n, bool trust, Thr
 
 void blob_close(Blob *blob) {
     safetensors_header_free(&blob->header);
-    mem_free(blob->bytes);
+    if (blob->mapped)
+        (void)munmap(blob->bytes, blob->size);
+    else
+        mem_free(blob->bytes);
     mem_free(blob->data);
     mem_free(blob->labels);
     *blob = (Blob){0};

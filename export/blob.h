@@ -121,7 +121,8 @@
  * tokenizer's inside, and numbers that overflow while computing. Sizes are checked before anything of their
  * size is allocated; digests are checked unless `trust` says otherwise. A digest does not stop an attacker
  * who recomputes it: for trust in the origin, sign the file. Opening takes at most twice the file's size in
- * memory, and of a packed file at most 64 times that or 16 MB. */
+ * memory, and of a packed file at most 64 times that or 16 MB. A mapped file is only sound while nobody
+ * changes it: a file that is cut short ends the process with SIGBUS, and other bytes are not noticed. */
 #ifndef EXPORT_BLOB_H
 #define EXPORT_BLOB_H
 
@@ -189,15 +190,22 @@ typedef struct {
     SafetensorsHeader header; /* metadata sorted by key */
     char *bytes;              /* the whole file, unpacked */
     size_t size, data_start;
-    bool packed;       /* was a zstd frame */
-    const void **data; /* blob_count() pointers into bytes, 64-byte aligned */
+    bool packed; /* was a zstd frame */
+    bool mapped; /* bytes are a private mapping of the file: what is never touched takes no memory */
+    void **data; /* blob_count() pointers into bytes, 64-byte aligned; forward_init rearranges some of them */
     size_t spm_bytes;
     const char **labels; /* num_labels */
 } Blob;
 
-/* From a file or from n bytes (which are copied). trust: digests are not checked. threads may be NULL.
- * Errors: ERR_IO, ERR_MEMORY, ERR_FORMAT; they begin with `path`, or with "blob" for memory. */
-ErrCode blob_open(Blob *out, const char *path, bool trust, Threads *threads, Err *err) ERR_CHECKED;
+typedef struct {
+    bool trust; /* digests are not checked */
+    bool map;   /* a plain file is mapped, not read; a packed one is read all the same */
+} BlobOptions;
+
+/* From a file or from n bytes (which are copied). options and threads may be NULL. Errors: ERR_IO,
+ * ERR_MEMORY, ERR_FORMAT; they begin with `path`, or with "blob" for memory. */
+ErrCode blob_open(Blob *out, const char *path, const BlobOptions *options, Threads *threads,
+                  Err *err) ERR_CHECKED;
 ErrCode blob_open_memory(Blob *out, const void *bytes, size_t n, bool trust, Threads *threads,
                          Err *err) ERR_CHECKED;
 void blob_close(Blob *blob);

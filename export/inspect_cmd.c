@@ -124,7 +124,7 @@ static ErrCode run_inspect(const void *options, const FlagList *arguments, FILE 
     const InspectOptions *o = options;
     const char *path = arguments->items[0];
     Blob blob;
-    TRY(blob_open(&blob, path, !o->verify, NULL, err));
+    TRY(blob_open(&blob, path, &(BlobOptions){.trust = !o->verify}, NULL, err));
     Buf text = {0};
     if (o->json)
         put_json(&text, &blob, path);

@@ -2,9 +2,12 @@
 
 #include <limits.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include "core/cpu.h"
 #include "core/mem.h"
 #include "export/forward.h"
 #include "tokenizer/tokenizer.h"
@@ -14,12 +17,20 @@ _Static_assert((int)ERR_ARGUMENT == (int)ROUTER_ARGUMENT && (int)ERR_IO == (int)
                    (int)ERR_NUMERIC == (int)ROUTER_NUMERIC && (int)ERR_BACKEND == (int)ROUTER_BACKEND,
                "the public status codes are the internal ones");
 
-/* What one text needs while it is worked on; kept for the next one. */
+enum {
+    GROUP_TEXTS = 128, /* at most in one group */
+    SHARED_TEXTS = 4,  /* for each thread: a batch of fewer is computed by all threads together */
+};
+
+/* What a group of texts needs while it is worked on; kept for the next one. */
 typedef struct Desk {
     struct Desk *next;
     ForwardSpace space;
-    Buf ids;
-    float *logits; /* (2 K): logits, and probabilities where the caller wants none */
+    Buf ids; /* of all texts */
+    ForwardText texts[GROUP_TEXTS];
+    size_t which[GROUP_TEXTS]; /* their numbers in the batch */
+    int count, room;           /* texts; that logits has room for */
+    float *logits; /* (room + 1, K): of each text, and probabilities where the caller wants none */
 } Desk;
 
 struct Router {
@@ -73,14 +84,14 @@ static ErrCode open_router(Router **out, const char *path, const void *bytes, si
     if (o->threads == -1 || o->threads > 1)
         rc = threads_open(&r->threads, o->threads < 0 ? 0 : o->threads, err);
     if (rc == ERR_OK)
-        rc = path ? blob_open(&r->blob, path, o->trust != 0, r->threads, err)
+        rc = path ? blob_open(&r->blob, path, &(BlobOptions){o->trust != 0, o->map != 0}, r->threads, err)
                   : blob_open_memory(&r->blob, bytes, n, o->trust != 0, r->threads, err);
     if (rc == ERR_OK &&
         (o->max_tokens < 0 || o->max_tokens == 1 || o->max_tokens > r->blob.config.max_tokens))
         rc = err_set(err, ERR_ARGUMENT, "max_tokens: found %d, expected 2 to the blob's %d, or 0",
                      o->max_tokens, r->blob.config.max_tokens);
     if (rc == ERR_OK) rc = open_tokenizer(r, err);
-    if (rc == ERR_OK) rc = forward_init(&r->forward, &r->blob, err);
+    if (rc == ERR_OK) rc = forward_init(&r->forward, &r->blob, int8_pick(cpu_features()), r->threads, err);
     if (rc != ERR_OK) {
         router_close(r);
         return rc;
@@ -134,7 +145,7 @@ void router_close(Router *r) {
     mem_free(r);
 }
 
-/* ---- one text ---- */
+/* ---- desks and threads ---- */
 
 static ErrCode desk_take(Desk **out, Router *r, Err *err) {
     pthread_mutex_lock(&r->desk_lock);
@@ -142,15 +153,7 @@ static ErrCode desk_take(Desk **out, Router *r, Err *err) {
     if (desk) r->desks = desk->next;
     pthread_mutex_unlock(&r->desk_lock);
     *out = desk;
-    if (desk) return ERR_OK;
-    TRY(mem_new(&desk, 1, sizeof *desk, "a text", err));
-    const ErrCode rc = mem_new(&desk->logits, 2 * (size_t)r->blob.config.num_labels, sizeof *desk->logits,
-                               "the logits", err);
-    if (rc == ERR_OK)
-        *out = desk;
-    else
-        desk_free(desk);
-    return rc;
+    return desk ? ERR_OK : mem_new(out, 1, sizeof **out, "a text", err);
 }
 
 static void desk_return(Router *r, Desk *desk) {
@@ -160,77 +163,165 @@ static void desk_return(Router *r, Desk *desk) {
     pthread_mutex_unlock(&r->desk_lock);
 }
 
+static ErrCode desk_room(Desk *desk, const Router *r, Err *err) {
+    if (desk->logits && desk->count <= desk->room) return ERR_OK;
+    const int room = desk->count < 2 ? 1 : GROUP_TEXTS;
+    mem_free(desk->logits);
+    desk->logits = NULL;
+    TRY(mem_new(&desk->logits, (size_t)room + 1, (size_t)r->blob.config.num_labels * sizeof *desk->logits,
+                "the logits", err));
+    desk->room = room;
+    return ERR_OK;
+}
+
+/* The router's threads, or NULL while another caller has them: this one then computes alone. */
+static Threads *threads_take(Router *r) {
+    return r->threads && pthread_mutex_trylock(&r->threads_lock) == 0 ? r->threads : NULL;
+}
+
+static void threads_return(Router *r, const Threads *taken) {
+    if (taken) pthread_mutex_unlock(&r->threads_lock);
+}
+
+/* ---- classifying ---- */
+
 static ErrCode encode(Router *r, Desk *desk, const char *text, size_t n, size_t *count, int *truncated,
                       Err *err) {
     size_t whole;
+    const size_t before = desk->ids.len;
     if (!text && n) return err_set(err, ERR_ARGUMENT, "text is NULL");
     if (n == ROUTER_TERMINATED) n = strlen(text);
-    buf_clear(&desk->ids);
     TRY(tokenizer_encode(r->tokenizer, &r->rule, text ? text : "", n, &desk->ids, &whole, err));
-    *count = desk->ids.len / sizeof(int32_t);
+    *count = (desk->ids.len - before) / sizeof(int32_t);
     *truncated = whole > *count;
     return ERR_OK;
 }
 
-static ErrCode classify(Router *r, const char *text, size_t n, RouterAnswer *answer, float *probabilities,
-                        Err *err) {
-    Desk *desk;
+/* Texts that are shared out one by one, so that each worker gathers groups of its own. */
+typedef struct {
+    Router *router;
+    const char *const *texts;
+    const size_t *lengths;
     size_t count;
-    TRY(desk_take(&desk, r, err));
-    const int K = r->blob.config.num_labels;
-    float *p = probabilities ? probabilities : desk->logits + K;
-    ErrCode rc = encode(r, desk, text, n, &count, &answer->truncated, err);
-    if (rc == ERR_OK)
-        rc = forward_run(&r->forward, &desk->space, desk->logits,
-                         (const int32_t *)(const void *)desk->ids.data, (int)count, err);
-    if (rc == ERR_OK) {
-        answer->label = forward_softmax(p, desk->logits, K, r->blob.config.temperature);
-        answer->probability = p[answer->label];
-        answer->tokens = (int)count;
+    RouterAnswer *answers;
+    float *probabilities;
+    int workers;
+    Threads *threads; /* that one worker's groups are computed on */
+    atomic_size_t next;
+    pthread_mutex_t lock; /* of what follows */
+    size_t failed;        /* the first text that did */
+    ErrCode rc;
+    Err err;
+} Batch;
+
+static void batch_fail(Batch *b, size_t i, ErrCode rc, const Err *err) {
+    pthread_mutex_lock(&b->lock);
+    if (b->rc == ERR_OK || i < b->failed) {
+        b->failed = i;
+        b->rc = rc;
+        b->err = *err;
     }
-    desk_return(r, desk);
-    return rc;
+    pthread_mutex_unlock(&b->lock);
+}
+
+/* Fills the desk with the next texts, as ids; false when there are none. Groups become smaller towards the
+ * end, so that all workers end together. */
+static bool gather(Batch *b, Desk *desk) {
+    const size_t taken = atomic_load_explicit(&b->next, memory_order_relaxed);
+    const size_t left = taken < b->count ? b->count - taken : 0, workers = (size_t)b->workers;
+    const size_t share = (left + workers - 1) / workers, most = share < GROUP_TEXTS ? share : GROUP_TEXTS;
+    desk->count = 0;
+    buf_clear(&desk->ids);
+    size_t i = 0, count = 0;
+    while ((size_t)desk->count < most && desk->ids.len < FORWARD_GROUP_TOKENS * sizeof(int32_t) &&
+           (i = atomic_fetch_add_explicit(&b->next, 1, memory_order_relaxed)) < b->count) {
+        Err err = {0};
+        const ErrCode rc =
+            encode(b->router, desk, b->texts[i], b->lengths ? b->lengths[i] : ROUTER_TERMINATED, &count,
+                   &b->answers[i].truncated, &err);
+        if (rc != ERR_OK) {
+            batch_fail(b, i, rc, &err);
+            continue;
+        }
+        b->answers[i].tokens = (int)count;
+        desk->which[desk->count] = i;
+        desk->texts[desk->count++].n = (int)count;
+    }
+    const int32_t *ids = (const int32_t *)(const void *)desk->ids.data;
+    for (int t = 0; t < desk->count; ids += desk->texts[t++].n) desk->texts[t].ids = ids;
+    return desk->count > 0 || (most > 0 && i < b->count);
+}
+
+static void answer_group(Batch *b, Desk *desk) {
+    const Router *r = b->router;
+    const size_t K = (size_t)r->blob.config.num_labels;
+    Err err = {0};
+    int at = 0;
+    ErrCode rc = desk_room(desk, r, &err);
+    if (rc == ERR_OK)
+        rc = forward_run(&r->forward, &desk->space, desk->logits, desk->texts, desk->count, b->threads, &at,
+                         &err);
+    if (rc != ERR_OK) {
+        batch_fail(b, desk->which[at], rc, &err);
+        return;
+    }
+    for (size_t t = 0; t < (size_t)desk->count; t++) {
+        const size_t i = desk->which[t];
+        float *p = b->probabilities ? b->probabilities + i * K : desk->logits + (size_t)desk->room * K;
+        RouterAnswer *answer = &b->answers[i];
+        answer->label = forward_softmax(p, desk->logits + t * K, (int)K, r->blob.config.temperature);
+        answer->probability = p[answer->label];
+    }
+}
+
+static void work(void *arg, size_t i, int thread) {
+    (void)i;
+    (void)thread;
+    Batch *b = arg;
+    Desk *desk;
+    Err err = {0};
+    const ErrCode rc = desk_take(&desk, b->router, &err);
+    if (rc != ERR_OK) {
+        const size_t first = atomic_exchange(&b->next, b->count); /* nobody else shall go on */
+        batch_fail(b, first < b->count ? first : b->count - 1, rc, &err);
+        return;
+    }
+    while (gather(b, desk))
+        if (desk->count) answer_group(b, desk);
+    desk_return(b->router, desk);
+}
+
+/* Few texts: one group after the other, each on all threads. Many: each thread computes groups of its own,
+ * which needs no waiting for one another. */
+static void classify(Batch *b) {
+    Router *r = b->router;
+    Threads *threads = threads_take(r);
+    const size_t count = (size_t)threads_count(threads);
+    pthread_mutex_init(&b->lock, NULL);
+    b->workers = 1;
+    b->threads = threads;
+    if (b->count >= SHARED_TEXTS * count) {
+        b->workers = (int)count;
+        b->threads = NULL;
+    }
+    threads_run(b->workers > 1 ? threads : NULL, work, b, (size_t)b->workers);
+    threads_return(r, threads);
+    pthread_mutex_destroy(&b->lock);
 }
 
 int router_classify(Router *r, const char *text, size_t n, RouterAnswer *answer, float *probabilities,
                     char *error, size_t error_bytes) {
     Err err = {0};
-    const ErrCode rc = r && answer ? classify(r, text, n, answer, probabilities, &err)
-                                   : err_set(&err, ERR_ARGUMENT, "router or answer is NULL");
-    return answer_of(rc, &err, error, error_bytes);
-}
-
-/* ---- many texts ---- */
-
-typedef struct {
-    Router *router;
-    const char *const *texts;
-    const size_t *lengths;
-    RouterAnswer *answers;
-    float *probabilities;
-    pthread_mutex_t lock; /* of what follows */
-    size_t failed;        /* the first text that did */
-    ErrCode rc;
-    Err err;
-} BatchJob;
-
-static void classify_task(void *arg, size_t i, int thread) {
-    (void)thread;
-    BatchJob *job = arg;
-    Err err = {0};
-    const size_t K = (size_t)job->router->blob.config.num_labels;
-    float *p = job->probabilities ? job->probabilities + i * K : NULL;
-    const ErrCode rc =
-        classify(job->router, job->texts[i], job->lengths ? job->lengths[i] : ROUTER_TERMINATED,
-                 &job->answers[i], p, &err);
-    if (rc == ERR_OK) return;
-    pthread_mutex_lock(&job->lock);
-    if (job->rc == ERR_OK || i < job->failed) {
-        job->failed = i;
-        job->rc = rc;
-        job->err = err;
-    }
-    pthread_mutex_unlock(&job->lock);
+    if (!r || !answer)
+        return answer_of(err_set(&err, ERR_ARGUMENT, "router or answer is NULL"), &err, error, error_bytes);
+    Batch b = {.router = r,
+               .texts = &text,
+               .lengths = &n,
+               .count = 1,
+               .answers = answer,
+               .probabilities = probabilities};
+    classify(&b);
+    return answer_of(b.rc, &b.err, error, error_bytes);
 }
 
 int router_classify_batch(Router *r, const char *const *texts, const size_t *lengths, size_t count,
@@ -239,15 +330,15 @@ int router_classify_batch(Router *r, const char *const *texts, const size_t *len
     if (!r || (count && (!texts || !answers)))
         return answer_of(err_set(&err, ERR_ARGUMENT, "router, texts or answers is NULL"), &err, error,
                          error_bytes);
-    BatchJob job = {
-        .router = r, .texts = texts, .lengths = lengths, .answers = answers, .probabilities = probabilities};
-    pthread_mutex_init(&job.lock, NULL);
-    const int pool = r->threads && pthread_mutex_trylock(&r->threads_lock) == 0;
-    threads_run(pool ? r->threads : NULL, classify_task, &job, count);
-    if (pool) pthread_mutex_unlock(&r->threads_lock);
-    pthread_mutex_destroy(&job.lock);
-    if (job.rc != ERR_OK) (void)err_context(&job.err, job.rc, "text %zu", job.failed);
-    return answer_of(job.rc, &job.err, error, error_bytes);
+    Batch b = {.router = r,
+               .texts = texts,
+               .lengths = lengths,
+               .count = count,
+               .answers = answers,
+               .probabilities = probabilities};
+    if (count) classify(&b);
+    if (b.rc != ERR_OK) (void)err_context(&b.err, b.rc, "text %zu", b.failed);
+    return answer_of(b.rc, &b.err, error, error_bytes);
 }
 
 /* ---- the halves, and questions ---- */
@@ -262,6 +353,7 @@ int router_encode(Router *r, const char *text, size_t n, int32_t *ids, size_t ca
                          error_bytes);
     ErrCode rc = desk_take(&desk, r, &err);
     if (rc != ERR_OK) return answer_of(rc, &err, error, error_bytes);
+    buf_clear(&desk->ids);
     rc = encode(r, desk, text, n, count, &cut, &err);
     if (rc == ERR_OK && truncated) *truncated = cut;
     const size_t stored = rc != ERR_OK ? 0 : *count < capacity ? *count : capacity;
@@ -278,7 +370,10 @@ int router_logits(Router *r, const int32_t *ids, size_t n, float *logits, char *
                          error_bytes);
     ErrCode rc = desk_take(&desk, r, &err);
     if (rc != ERR_OK) return answer_of(rc, &err, error, error_bytes);
-    rc = forward_run(&r->forward, &desk->space, logits, ids, n > INT_MAX ? INT_MAX : (int)n, &err);
+    Threads *threads = threads_take(r);
+    const ForwardText one = {ids, n > INT_MAX ? INT_MAX : (int)n};
+    rc = forward_run(&r->forward, &desk->space, logits, &one, 1, threads, NULL, &err);
+    threads_return(r, threads);
     desk_return(r, desk);
     return answer_of(rc, &err, error, error_bytes);
 }
@@ -297,6 +392,10 @@ int router_max_tokens(const Router *r) {
 
 const char *router_metadata(const Router *r, const char *key) {
     return r && key ? blob_metadata(&r->blob, key) : NULL;
+}
+
+const char *router_kernels(const Router *r) {
+    return r ? r->forward.kernels->name : NULL;
 }
 
 const char *router_version(void) {

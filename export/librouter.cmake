@@ -1,7 +1,7 @@
 # librouter, the runtime alone: shared and static. Both show the functions of export/librouter.h and no other name.
 
 if(ROUTER_SANITIZED) # a sanitizer's own sections do not survive the joining
-  set(librouter_object $<TARGET_OBJECTS:runtime_objects>)
+  set(librouter_object $<TARGET_OBJECTS:runtime_objects> ${INFERENCE_OBJECTS})
 else()
   # One relocatable object holds what those functions reach, its inner names made local: a program that links it may
   # have its own file_open, and needs nothing that only training calls.
@@ -14,9 +14,9 @@ else()
   set(librouter_object ${CMAKE_BINARY_DIR}/librouter_all.o)
   add_custom_command(OUTPUT ${librouter_object}
     COMMAND ${CMAKE_LINKER} -r --gc-sections --force-group-allocation ${roots} -o ${librouter_object}
-      $<TARGET_OBJECTS:runtime_objects>
+      $<TARGET_OBJECTS:runtime_objects> ${INFERENCE_OBJECTS}
     COMMAND ${CMAKE_OBJCOPY} --wildcard --keep-global-symbol=router_* --strip-unneeded ${librouter_object}
-    DEPENDS runtime_objects $<TARGET_OBJECTS:runtime_objects>
+    DEPENDS runtime_objects $<TARGET_OBJECTS:runtime_objects> ${INFERENCE_OBJECTS}
     COMMAND_EXPAND_LISTS VERBATIM COMMENT "Joining librouter")
   add_custom_target(librouter_joined DEPENDS ${librouter_object})
 endif()

@@ -25,7 +25,8 @@
  *     cc example.c librouter.a -lsentencepiece -lzstd -lstdc++ -lm -lpthread
  *
  * The library depends on libc, sentencepiece and zstd alone. It prints nothing, never ends the process and
- * keeps no global state. Texts are any bytes; blobs are checked before they are believed (export/blob.h says
+ * keeps no global state (but for one permission: where there is AMX, router_open asks Linux for its
+ * registers). Texts are any bytes; blobs are checked before they are believed (export/blob.h says
  * how). A Router may be used by any number of threads at once; only router_close must be alone. Answers are a
  * function of the blob and the text: they do not depend on threads, on what else is in a batch, or on the
  * machine.
@@ -67,10 +68,12 @@ typedef struct Router Router;
 
 /* Zeros are the defaults. */
 typedef struct {
-    int threads; /* that router_classify_batch shares its texts among: 0 or 1 the caller alone, -1 one per CPU
-                  */
-    int trust;   /* 1: digests are not checked (faster to open; all other checks are made) */
+    int threads;    /* that a call shares its work among: 0 or 1 the caller alone, -1 one per CPU */
+    int trust;      /* 1: digests are not checked (faster to open; all other checks are made) */
     int max_tokens; /* truncate earlier than the blob says; 0: as it says */
+    int map;        /* 1: router_open maps a plain file instead of reading it. Of the embeddings, only those
+                       of tokens that occur then take memory. The file must stay as it is until
+                       router_close: cutting it short ends the process. A packed file is read as ever. */
 } RouterOptions;
 
 typedef struct {
@@ -93,8 +96,11 @@ ROUTER_API int router_classify(Router *router, const char *text, size_t n, Route
                                float *probabilities, char *error, size_t error_bytes);
 
 /* The same for count texts: lengths (NULL: all end at their NUL), answers (count), probabilities (count rows
- * of router_label_count() numbers, or NULL). The first text that fails fails the call, and is named. When
- * another thread's batch is using the threads, this one is computed by its caller alone. */
+ * of router_label_count() numbers, or NULL). The first text that fails fails the call, and is named. Texts go
+ * through the model in groups, which is faster than one by one, the more so the shorter they are.
+ *
+ * One text, ids, or a batch: while another caller is using the router's threads, it is computed by its caller
+ * alone. */
 ROUTER_API int router_classify_batch(Router *router, const char *const *texts, const size_t *lengths,
                                      size_t count, RouterAnswer *answers, float *probabilities, char *error,
                                      size_t error_bytes);
@@ -116,6 +122,10 @@ ROUTER_API int router_encode(Router *router, const char *text, size_t n, int32_t
                              size_t *count, int *truncated, char *error, size_t error_bytes);
 ROUTER_API int router_logits(Router *router, const int32_t *ids, size_t n, float *logits, char *error,
                              size_t error_bytes);
+
+/* Name of the kernels that this processor's instructions allow: "amx", "avx512vnni", "avxvnni", "avx2",
+ * "neon", "portable". */
+ROUTER_API const char *router_kernels(const Router *router);
 
 /* LIBROUTER_VERSION of the library that is running. */
 ROUTER_API const char *router_version(void);

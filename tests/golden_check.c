@@ -17,6 +17,7 @@
 #include "core/threads.h"
 #include "model/buckets.h"
 #include "model/deberta.h"
+#include "model/formula.h"
 #include "model/safetensors.h"
 #include "model/weights.h"
 #include "train/adamw.h"
@@ -206,38 +207,6 @@ static int ends_with(const char *s, const char *tail) {
     return a >= b && strcmp(s + a - b, tail) == 0;
 }
 
-static void formula_tensor(const ParamView *w, uint64_t case_seed, int qk, int cls, int other) {
-    uint64_t h = 0xcbf29ce484222325u;
-    for (const char *p = w->name; *p; p++) h = (h ^ (unsigned char)*p) * 0x100000001b3u;
-    float base = 0;
-    int e = other;
-    if (ends_with(w->name, "LayerNorm.weight")) {
-        base = 1;
-        e = -3;
-    } else if (ends_with(w->name, "LayerNorm.bias")) {
-        e = -3;
-    } else if (w->kind == PARAM_EMBEDDING) {
-        e = -1;
-    } else if (ends_with(w->name, ".bias")) {
-        e = -4;
-    } else if (ends_with(w->name, "query_proj.weight") || ends_with(w->name, "key_proj.weight")) {
-        e = qk;
-    } else if (strcmp(w->name, "classifier.weight") == 0) {
-        e = cls;
-    }
-    const uint64_t s = h ^ case_seed;
-    for (int64_t i = 0; i < param_count(w); i++) {
-        uint64_t z = s + ((uint64_t)i + 1) * 0x9e3779b97f4a7c15u;
-        z ^= z >> 30;
-        z *= 0xbf58476d1ce4e5b9u;
-        z ^= z >> 27;
-        z *= 0x94d049bb133111ebu;
-        z ^= z >> 31;
-        const float u = (float)((int64_t)(z >> 40) - (1 << 23)) * 0x1p-23f;
-        w->data[i] = base + ldexpf(u, e);
-    }
-}
-
 static ErrCode load_weights(Check *c, Err *err) {
     static const char *const NAMES[] = {"model.safetensors", "model.safetensors.index.json",
                                         "pytorch_model.bin"};
@@ -255,8 +224,8 @@ static ErrCode load_weights(Check *c, Err *err) {
     TRY(json_get_int(&qk, exponents, "qk", -60, 60, err));
     TRY(json_get_int(&cls, exponents, "cls", -60, 60, err));
     TRY(json_get_int(&other, exponents, "other", -60, 60, err));
-    for (size_t i = 0; i < c->params; i++)
-        formula_tensor(&c->weights[i], (uint64_t)seed, (int)qk, (int)cls, (int)other);
+    const FormulaRule rule = {(uint64_t)seed, (int)qk, (int)cls, (int)other};
+    for (size_t i = 0; i < c->params; i++) formula_fill(&c->weights[i], &rule);
     return ERR_OK;
 }
 

@@ -835,6 +835,18 @@ static void test_threads(void **state) {
     }
     Threads *threads;
     Err err = {0};
+    /* Short runs one after the other, and pauses in which the threads fall asleep: nothing is lost or done
+     * twice. */
+    assert_int_equal(threads_open(&threads, 4, NULL), ERR_OK);
+    for (size_t run = 0; run < 3000; run++) {
+        atomic_int few[8] = {0};
+        Tally tally = {few, 4, 0};
+        const size_t tasks = run % 8;
+        if (run % 300 == 0) (void)nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+        threads_run(threads, hit, &tally, tasks);
+        for (size_t i = 0; i < 8; i++) assert_int_equal(atomic_load(&few[i]), i < tasks);
+    }
+    threads_close(threads);
     assert_int_equal(threads_open(&threads, -1, &err), ERR_ARGUMENT);
     assert_string_equal(err.msg, "threads: found -1, expected 0 (all CPUs) to 1024");
     assert_int_equal(threads_count(NULL), 1);

@@ -14,6 +14,7 @@
 
 #include <cmocka.h>
 
+#include "core/cpu.h"
 #include "core/file.h"
 #include "core/json.h"
 #include "export/approx.h"
@@ -147,7 +148,7 @@ static void test_quant(void **state) {
 /* Against the definition, on odd sizes; sums of the largest size must not overflow. */
 static void test_int8(void **state) {
     (void)state;
-    const Int8Kernels *k = int8_kernels();
+    const Int8Kernels *k = &int8_portable;
     for (uint64_t round = 0; round < 60; round++) {
         const int in = round == 0 ? INT8_INPUTS_MAX : 1 + (int)(rng_bits(seed, round) % 150);
         const int out = 1 + (int)(rng_bits(seed, 100 + round) % 40),
@@ -156,15 +157,17 @@ static void test_int8(void **state) {
         float *x = mem_alloc(N * I, sizeof *x), *y = mem_alloc(N * O, sizeof *y);
         float *scale = mem_alloc(O, sizeof *scale), *bias = mem_alloc(O, sizeof *bias);
         int8_t *w = mem_alloc(O * I, 1);
-        Int8Rows q = {mem_alloc(N * I, sizeof *q.q), mem_alloc(N, sizeof *q.scale)};
+        Int8Rows q = {mem_alloc(N * I, sizeof *q.q), mem_alloc(N, sizeof *q.scale),
+                      mem_alloc(N, sizeof *q.start), I};
         void *scratch = mem_alloc(int8_scratch(in), 1);
         for (size_t i = 0; i < N * I; i++) x[i] = round == 0 ? -1.0f : (float)(3 * uniform(round, i));
         for (size_t i = 0; i < O * I; i++)
             w[i] = round == 0 ? -128 : (int8_t)(127 * uniform(round + 1000, i));
         for (size_t i = 0; i < O; i++) scale[i] = 0.01f + (float)i, bias[i] = (float)uniform(round + 2000, i);
         if (round == 1) memset(x, 0, I * sizeof *x);
-        k->quantize(&q, x, rows, in);
-        k->linear(y, &q, rows, &(Int8Linear){w, scale, bias, out, in}, scratch);
+        for (size_t n = 0; n < N; n++)
+            k->lanes->quantize(q.q + n * I, &q.scale[n], &q.start[n], x + n * I, in);
+        k->linear(y, &q, rows, &(Int8Linear){w, scale, bias, out, in}, 0, out, (Int8Next){0}, scratch);
         for (size_t n = 0; n < N; n++) {
             float max = 0;
             for (size_t i = 0; i < I; i++) max = fmaxf(max, fabsf(x[n * I + i]));
@@ -179,9 +182,9 @@ static void test_int8(void **state) {
             }
         }
         x[0] = NAN; /* must not be undefined behaviour */
-        k->quantize(&q, x, rows, in);
+        k->lanes->quantize(q.q, &q.scale[0], &q.start[0], x, in);
         mem_free(x), mem_free(y), mem_free(scale), mem_free(bias), mem_free(w), mem_free(scratch);
-        mem_free(q.q), mem_free(q.scale);
+        mem_free(q.q), mem_free(q.scale), mem_free(q.start);
     }
 }
 
@@ -267,7 +270,7 @@ static void test_export(void **state) {
     read_ok(&packed, in_folder("c.zst"));
     assert_true(packed.len < whole.len && report.blob_bytes == whole.len && report.file_bytes == packed.len);
     Blob blob;
-    assert_int_equal(blob_open(&blob, in_folder("c.zst"), false, NULL, NULL), ERR_OK);
+    assert_int_equal(blob_open(&blob, in_folder("c.zst"), NULL, NULL, NULL), ERR_OK);
     assert_true(blob.packed && blob.size == whole.len);
     assert_memory_equal(blob.bytes, whole.data, whole.len);
     assert_string_equal(blob_metadata(&blob, "router.license"), "MIT");
@@ -303,7 +306,7 @@ static void test_run_folder(void **state) {
     write_model(in_folder("run/model-best"));
     export_ok(made, in_folder("run"), &(ExporterOptions){.max_tokens = 40}, &report);
     Blob blob;
-    assert_int_equal(blob_open(&blob, made, false, NULL, NULL), ERR_OK);
+    assert_int_equal(blob_open(&blob, made, NULL, NULL, NULL), ERR_OK);
     assert_string_equal(blob_metadata(&blob, "router.metrics"), "{\"set\":\"test\",\"n\":7}");
     assert_string_equal(blob_metadata(&blob, "router.metrics.dev"),
                         "{\"step\":20,\"dev_loss\":2,\"dev_rows\":9}");
@@ -327,7 +330,7 @@ static void test_run_folder(void **state) {
     assert_int_equal(file_save(in_folder("run/model-best/config.json"), config.data, config.len, &err),
                      ERR_OK);
     export_ok(made, in_folder("run"), &none, &report);
-    assert_int_equal(blob_open(&blob, made, false, NULL, NULL), ERR_OK);
+    assert_int_equal(blob_open(&blob, made, NULL, NULL, NULL), ERR_OK);
     assert_false(blob.config.plain_text);
     const char *ids = blob_metadata(&blob, "router.golden.12.ids"); /* [CLS] ignore ... */
     assert_memory_equal(ids, "1 1 ", 4);
@@ -436,6 +439,83 @@ static void test_router(void **state) {
     router_close(many);
 }
 
+/* Batches of all sizes, cut into groups of texts by several threads, answer what each text alone gets. */
+static void test_batches(void **state) {
+    (void)state;
+    enum { MANY = 300 };
+    static Corpus c;
+    static const char *texts[MANY];
+    static size_t lengths[MANY];
+    static RouterAnswer answers[MANY];
+    static float p[MANY][3];
+    static const size_t COUNTS[] = {1, 2, 7, 8, 41, 160, MANY};
+    make_texts(&c);
+    Router *one = open_ok(&whole, NULL);
+    for (int i = 0; i < TEXTS; i++)
+        assert_int_equal(router_classify(one, c.texts[i], c.lengths[i], &c.answers[i], c.p[i], NULL, 0),
+                         ROUTER_OK);
+    for (int i = 0; i < MANY; i++) texts[i] = c.texts[i % TEXTS], lengths[i] = c.lengths[i % TEXTS];
+    for (int threads = 1; threads <= 5; threads++) {
+        Router *router = open_ok(&whole, &(RouterOptions){.threads = threads});
+        for (size_t k = 0; k < sizeof COUNTS / sizeof *COUNTS; k++) {
+            memset(p, 0, sizeof p);
+            assert_int_equal(
+                router_classify_batch(router, texts, lengths, COUNTS[k], answers, &p[0][0], NULL, 0),
+                ROUTER_OK);
+            for (size_t i = 0; i < COUNTS[k]; i++) {
+                assert_memory_equal(p[i], c.p[i % TEXTS], sizeof p[i]);
+                assert_int_equal(answers[i].label, c.answers[i % TEXTS].label);
+                assert_int_equal(answers[i].tokens, c.answers[i % TEXTS].tokens);
+                assert_int_equal(answers[i].truncated, c.answers[i % TEXTS].truncated);
+            }
+        }
+        char error[ROUTER_ERROR_BYTES]; /* the first that fails is named, whoever meets it */
+        texts[57] = texts[203] = NULL;
+        lengths[57] = lengths[203] = 1;
+        assert_int_equal(
+            router_classify_batch(router, texts, lengths, MANY, answers, NULL, error, sizeof error),
+            ROUTER_ARGUMENT);
+        assert_string_equal(error, "text 57: text is NULL");
+        texts[57] = c.texts[57 % TEXTS], texts[203] = c.texts[203 % TEXTS];
+        lengths[57] = c.lengths[57 % TEXTS], lengths[203] = c.lengths[203 % TEXTS];
+        router_close(router);
+    }
+    router_close(one);
+}
+
+/* A mapped file answers the same, and is not written to. */
+static void test_map(void **state) {
+    (void)state;
+    char error[ROUTER_ERROR_BYTES];
+    static Corpus c;
+    make_texts(&c);
+    Router *read = open_ok(&whole, NULL);
+    Buf after = {0};
+    for (int i = 0; i < TEXTS; i++)
+        assert_int_equal(router_classify(read, c.texts[i], c.lengths[i], &c.answers[i], c.p[i], NULL, 0),
+                         ROUTER_OK);
+    for (int round = 0; round < 4; round++) {
+        const RouterOptions options = {.map = 1, .trust = round & 1, .threads = 2};
+        const char *path = in_folder(round & 2 ? "c.zst" : "a.safetensors"); /* a packed one is read */
+        assert_int_equal(router_open(&c.router, path, &options, error, sizeof error), ROUTER_OK);
+        c.wrong = false;
+        (void)ask_all(&c);
+        assert_false(c.wrong);
+        router_close(c.router);
+    }
+    read_ok(&after, in_folder("a.safetensors"));
+    assert_int_equal(after.len, whole.len);
+    assert_memory_equal(after.data, whole.data, whole.len);
+    after.data[after.len - 200] ^= 1;
+    assert_int_equal(file_save(in_folder("changed"), after.data, after.len, NULL), ERR_OK);
+    assert_int_equal(
+        router_open(&c.router, in_folder("changed"), &(RouterOptions){.map = 1}, error, sizeof error),
+        ROUTER_FORMAT);
+    assert_non_null(strstr(error, "is damaged: its SHA-256 is not the stated one"));
+    buf_free(&after);
+    router_close(read);
+}
+
 static void test_router_questions(void **state) {
     (void)state;
     Router *router = open_ok(&whole, &(RouterOptions){.max_tokens = 5});
@@ -449,6 +529,7 @@ static void test_router_questions(void **state) {
     assert_string_equal(router_metadata(router, "router.format"), "1.0");
     assert_null(router_metadata(router, "no such key"));
     assert_string_equal(router_version(), LIBROUTER_VERSION);
+    assert_string_equal(router_kernels(router), int8_pick(cpu_features())->name);
     assert_int_equal(router_classify(router, "", 0, &a, NULL, NULL, 0), ROUTER_OK);
     assert_true(a.tokens == 2 && !a.truncated);
     assert_int_equal(router_classify(router, NULL, 0, &a, NULL, NULL, 0), ROUTER_OK);
@@ -812,6 +893,7 @@ int main(void) {
         cmocka_unit_test(test_quant),        cmocka_unit_test(test_int8),
         cmocka_unit_test(test_export),       cmocka_unit_test(test_run_folder),
         cmocka_unit_test(test_router),       cmocka_unit_test(test_router_questions),
+        cmocka_unit_test(test_batches),      cmocka_unit_test(test_map),
         cmocka_unit_test(test_check),        cmocka_unit_test(test_peer),
         cmocka_unit_test(test_flips),        cmocka_unit_test(test_hostile_header),
         cmocka_unit_test(test_hostile_data), cmocka_unit_test(test_hostile_files),
