@@ -511,6 +511,8 @@ static void test_attention(const AttentionCase *t) {
     /* Up to L L / 2 pairs of tokens share a row of the tables; ref adds them one by one. */
     array(&g, "dkr", R, H, ADD, tolerance * (longest > 200 ? 10 : 1) + rounding);
     array(&g, "dqr", R, H, ADD, tolerance * (longest > 200 ? 10 : 1) + rounding);
+    /* Where all probabilities are nearly 0 or 1, gradients of scores are small differences of numbers about 1. */
+    for (int i = 0; t->spread > 1 && i < g.count; i++) g.arrays[i].least = 0.1;
     array(&g, "dout", N, H, READ, 0);
     add_inputs(&g, t, N, R);
     check(&g);
