@@ -101,6 +101,25 @@ static int usable_cpus(void) {
     return n < 1 ? 1 : n;
 }
 
+ErrCode threads_pin(Threads *p, Err *err) {
+    cpu_set_t all;
+    CPU_ZERO(&all);
+    if (sched_getaffinity(0, sizeof all, &all) != 0 || CPU_COUNT(&all) == 0)
+        return err_set(err, ERR_BACKEND,
+                       "cannot pin threads: the system does not tell the CPUs of this process");
+    size_t cpu = CPU_SETSIZE - 1;
+    for (int i = 0; i < p->count; i++) {
+        do cpu = (cpu + 1) % CPU_SETSIZE;
+        while (!CPU_ISSET(cpu, &all));
+        cpu_set_t one;
+        CPU_ZERO(&one);
+        CPU_SET(cpu, &one);
+        if (pthread_setaffinity_np(i ? p->workers[i].id : pthread_self(), sizeof one, &one) != 0)
+            return err_set(err, ERR_BACKEND, "cannot pin thread %d to CPU %zu", i, cpu);
+    }
+    return ERR_OK;
+}
+
 ErrCode threads_open(Threads **out, int count, Err *err) {
     *out = NULL;
     if (count < 0 || count > THREADS_MAX)

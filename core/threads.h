@@ -15,6 +15,9 @@ typedef struct Threads Threads;
 ErrCode threads_open(Threads **out, int count, Err *err) ERR_CHECKED;
 void threads_close(Threads *threads);
 
+/* Keeps each thread on a CPU of its own, the caller on the first, as far as there are CPUs that this process may use. */
+ErrCode threads_pin(Threads *threads, Err *err) ERR_CHECKED;
+
 /* NULL counts as one thread. */
 int threads_count(const Threads *threads);
 

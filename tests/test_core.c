@@ -1,11 +1,14 @@
 /* tests/test_core.c - what everything stands on: err, mem, arena, buf, file, text, json, lines, flags,
  * sha256, rng, threads. */
+#define _GNU_SOURCE /* CPU affinity */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 /* cmocka needs those three first */
 #include <cmocka.h>
 #include <math.h>
+#include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdint.h>
@@ -14,6 +17,7 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 #include <zlib.h>
@@ -856,6 +860,42 @@ static void test_threads(void **state) {
     threads_close(NULL);
 }
 
+static void note_cpu(void *arg, size_t i, int thread) {
+    atomic_int *cpus = arg;
+    (void)i;
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    if (pthread_getaffinity_np(pthread_self(), sizeof set, &set) != 0 || CPU_COUNT(&set) != 1)
+        atomic_store(&cpus[thread], -2);
+    else
+        for (size_t c = 0; c < CPU_SETSIZE; c++)
+            if (CPU_ISSET(c, &set)) atomic_store(&cpus[thread], (int)c);
+}
+
+/* In a process of its own, as the caller is pinned as well. */
+static void test_pin(void **state) {
+    (void)state;
+    const pid_t child = fork();
+    if (child == 0) {
+        Threads *threads;
+        Err err = {0};
+        atomic_int cpus[3] = {-1, -1, -1};
+        cpu_set_t usable;
+        if (sched_getaffinity(0, sizeof usable, &usable) != 0) _exit(5);
+        if (threads_open(&threads, 3, &err) != ERR_OK || threads_pin(threads, &err) != ERR_OK) _exit(1);
+        for (int i = 0; i < 200; i++) threads_run(threads, note_cpu, cpus, 50);
+        threads_close(threads);
+        for (int i = 0; i < 3; i++)
+            if (cpus[i] == -2) _exit(2);
+        if (CPU_COUNT(&usable) > 1 && cpus[0] >= 0 && cpus[1] >= 0 && cpus[0] == cpus[1]) _exit(3);
+        _exit(cpus[0] >= 0 ? 0 : 4);
+    }
+    int status = -1;
+    assert_true(child > 0 && waitpid(child, &status, 0) == child);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), 0);
+}
+
 int main(void) {
     seed = (uint64_t)time(NULL);
     (void)printf("seed %llu\n", (unsigned long long)seed);
@@ -869,7 +909,7 @@ int main(void) {
         cmocka_unit_test(test_lines),      cmocka_unit_test(test_lines_bomb),
         cmocka_unit_test(test_flags),      cmocka_unit_test(test_sha256),
         cmocka_unit_test(test_rng),        cmocka_unit_test(test_tensor),
-        cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_threads),    cmocka_unit_test(test_pin),
     };
     const int failed = cmocka_run_group_tests(tests, NULL, NULL);
     return file_remove_dir(folder, NULL) == ERR_OK ? failed : 1;

@@ -33,6 +33,8 @@ static const Flag FLAGS[] = {
      "has AMX or AVX512-BF16 and is measured to be faster with it."},
     {"threads", NULL, FLAG_INT, AT(threads), "0", 0, 1024, NULL,
      "Threads; 0 is one for each CPU. Results do not depend on it."},
+    {"pin_threads", NULL, FLAG_BOOL, AT(pin_threads), NULL, 0, 0, NULL,
+     "Keep each thread on a CPU of its own: for machines that do nothing else."},
     {"quiet", NULL, FLAG_BOOL, AT(quiet), NULL, 0, 0, NULL, "No progress."},
     {"json", NULL, FLAG_BOOL, AT(json), NULL, 0, 0, NULL, "Print the summary as one JSON object."},
     {"num_train_epochs", "epochs", FLAG_INT, AT(num_train_epochs), "1", 1, 10000, NULL,
@@ -83,7 +85,8 @@ static const Flag FLAGS[] = {
 };
 
 /* Options that may differ between a run and its continuation. */
-static const char *const FREE_KEYS[] = {"resume", "overwrite", "threads", "quiet", "json", "data", "out"};
+static const char *const FREE_KEYS[] = {"resume", "overwrite", "threads", "pin_threads",
+                                        "quiet",  "json",      "data",    "out"};
 
 static bool is_free(const char *key) {
     for (size_t i = 0; i < sizeof FREE_KEYS / sizeof FREE_KEYS[0]; i++)

@@ -356,6 +356,7 @@ ErrCode trainer_open(Trainer *t, const TrainOptions *options, const FlagList *da
     if (rc == ERR_OK) rc = run_path(&t->base_path, t, "base_embeddings.safetensors", err);
     if (rc == ERR_OK) rc = run_path(&t->metrics_path, t, "metrics.jsonl", err);
     if (rc == ERR_OK) rc = threads_open(&t->threads, (int)o->threads, err);
+    if (rc == ERR_OK && o->pin_threads) rc = threads_pin(t->threads, err);
     if (rc == ERR_OK) rc = open_config(t, err);
     if (rc == ERR_OK) rc = open_data(t, data, err);
     if (rc == ERR_OK) rc = open_model(t, err);
