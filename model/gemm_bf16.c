@@ -59,45 +59,21 @@ static void transpose(__m512i r[W]) {
 
 /* ---- A ---- */
 
-/* Walks down the rows of packed A. A row's chunk k lies k * rows numbers behind its first. */
-typedef struct {
-    uint16_t *at; /* first chunk of the row */
-    int row, rows;
-    size_t group; /* numbers from a group's last row to the next group's first */
-} Rows;
-
-static Rows rows_of(void *to, size_t next, int rows) {
-    return (Rows){to, 0, rows, next / sizeof(uint16_t) - (size_t)(rows - 1) * LINE};
-}
-
-static void next_row(Rows *r) {
-    if (++r->row < r->rows) {
-        r->at += LINE;
-    } else {
-        r->row = 0;
-        r->at += r->group;
-    }
-}
-
-static void zero_rows(Rows *r, int K) {
-    for (; r->row; next_row(r))
-        for (int k = 0; k < K; k += LINE) memset(r->at + k * r->rows, 0, LINE * sizeof *r->at);
-}
-
 void gemm_bf16_pack_a(void *to, size_t next, const float *x, size_t stride, int M, int K, int rows) {
-    Rows r = rows_of(to, next, rows);
-    for (int m = 0; m < M; m++, x += stride, next_row(&r))
-        for (int k = 0; k < K; k += LINE) _mm512_storeu_si512(r.at + k * rows, line(x + k, K - k));
-    zero_rows(&r, K);
+    GemmRows r = gemm_rows(to, next, rows);
+    for (int m = 0; m < M; m++, x += stride, gemm_rows_step(&r))
+        for (int k = 0; k < K; k += LINE)
+            _mm512_storeu_si512(gemm_rows_line(&r, k / LINE), line(x + k, K - k));
+    gemm_rows_finish(&r, (K + LINE - 1) / LINE);
 }
 
 void gemm_bf16_pack_a_act(void *to, size_t next, const void *in, size_t stride, int M, int K, int rows) {
     const uint16_t *x = in;
-    Rows r = rows_of(to, next, rows);
-    for (int m = 0; m < M; m++, x += stride, next_row(&r))
+    GemmRows r = gemm_rows(to, next, rows);
+    for (int m = 0; m < M; m++, x += stride, gemm_rows_step(&r))
         for (int k = 0; k < K; k += LINE)
-            _mm512_storeu_si512(r.at + k * rows, _mm512_maskz_loadu_epi16(mask32(K - k), x + k));
-    zero_rows(&r, K);
+            _mm512_storeu_si512(gemm_rows_line(&r, k / LINE), _mm512_maskz_loadu_epi16(mask32(K - k), x + k));
+    gemm_rows_finish(&r, (K + LINE - 1) / LINE);
 }
 
 /* Sixteen columns of up to 32 rows: pairs of rows, transposed. */
@@ -115,19 +91,20 @@ static void load_pairs(__m512i r[W], __m512 *sum, const float *x, size_t stride,
 /* Columns inside, so that rows of x are read from one end to the other. */
 void gemm_bf16_pack_a_transposed(void *to, size_t next, const float *x, size_t stride, int M, int K, int rows,
                                  float *sums) {
-    Rows r = rows_of(to, next, rows);
+    GemmRows r = gemm_rows(to, next, rows);
     for (int k = 0; k < K; k += LINE, x += LINE * stride) {
-        r = rows_of(to, next, rows);
+        r = gemm_rows(to, next, rows);
         for (int m = 0; m < M; m += W) {
             const int n = M - m < W ? M - m : W;
             __m512 sum = _mm512_setzero_ps();
             __m512i lines[W];
             load_pairs(lines, &sum, x + m, stride, K - k, n);
-            for (int i = 0; i < n; i++, next_row(&r)) _mm512_storeu_si512(r.at + k * rows, lines[i]);
+            for (int i = 0; i < n; i++, gemm_rows_step(&r))
+                _mm512_storeu_si512(gemm_rows_line(&r, k / LINE), lines[i]);
             _mm512_mask_storeu_ps(sums + m, mask16(n), k ? _mm512_add_ps(floats(sums + m, n), sum) : sum);
         }
     }
-    zero_rows(&r, K);
+    gemm_rows_finish(&r, (K + LINE - 1) / LINE);
 }
 
 /* ---- B ---- */

@@ -98,36 +98,11 @@ static void copy_line(float *to, const float *from, int n) {
 
 /* ---- A ---- */
 
-/* Walks down the rows of packed A. A row's chunk k lies k * rows numbers behind its first. */
-typedef struct {
-    float *at; /* first chunk of the row */
-    int row, rows;
-    size_t group; /* numbers from a group's last row to the next group's first */
-} Rows;
-
-static Rows rows_of(void *to, size_t next, int rows) {
-    return (Rows){to, 0, rows, next / sizeof(float) - (size_t)(rows - 1) * LINE};
-}
-
-static void next_row(Rows *r) {
-    if (++r->row < r->rows) {
-        r->at += LINE;
-    } else {
-        r->row = 0;
-        r->at += r->group;
-    }
-}
-
-static void zero_rows(Rows *r, int K) {
-    for (; r->row; next_row(r))
-        for (int k = 0; k < K; k += LINE) memset(r->at + k * r->rows, 0, LINE * sizeof *r->at);
-}
-
 static void pack_a(void *to, size_t next, const float *x, size_t stride, int M, int K, int rows) {
-    Rows r = rows_of(to, next, rows);
-    for (int m = 0; m < M; m++, x += stride, next_row(&r))
-        for (int k = 0; k < K; k += LINE) copy_line(r.at + k * rows, x + k, K - k);
-    zero_rows(&r, K);
+    GemmRows r = gemm_rows(to, next, rows);
+    for (int m = 0; m < M; m++, x += stride, gemm_rows_step(&r))
+        for (int k = 0; k < K; k += LINE) copy_line(gemm_rows_line(&r, k / LINE), x + k, K - k);
+    gemm_rows_finish(&r, (K + LINE - 1) / LINE);
 }
 
 static void pack_a_act(void *to, size_t next, const void *x, size_t stride, int M, int K, int rows) {
@@ -161,18 +136,19 @@ static void add_columns(float *sums, const float *x, size_t stride, int rows, in
 static void pack_a_transposed(void *to, size_t next, const float *x, size_t stride, int M, int K, int rows,
                               float *sums) {
     float out[LINE * LINE];
-    Rows r = rows_of(to, next, rows);
+    GemmRows r = gemm_rows(to, next, rows);
     for (int k = 0; k < K; k += LINE, x += LINE * stride) {
-        r = rows_of(to, next, rows);
+        r = gemm_rows(to, next, rows);
         for (int m = 0; m < M; m += LINE) {
             const int n = M - m < LINE ? M - m : LINE;
             transpose_some(out, x + m, stride, K - k, n);
-            for (int i = 0; i < n; i++, next_row(&r)) copy_line(r.at + k * rows, out + i * LINE, LINE);
+            for (int i = 0; i < n; i++, gemm_rows_step(&r))
+                copy_line(gemm_rows_line(&r, k / LINE), out + i * LINE, LINE);
             if (k == 0) memset(sums + m, 0, (size_t)n * sizeof *sums);
             add_columns(sums + m, x + m, stride, K - k < LINE ? K - k : LINE, n);
         }
     }
-    zero_rows(&r, K);
+    gemm_rows_finish(&r, (K + LINE - 1) / LINE);
 }
 
 /* ---- B ---- */

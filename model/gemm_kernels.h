@@ -2,6 +2,8 @@
 #ifndef MODEL_GEMM_KERNELS_H
 #define MODEL_GEMM_KERNELS_H
 
+#include <string.h>
+
 #include "model/gemm.h"
 
 extern const GemmKernel gemm_kernel_avx2, gemm_kernel_avx512; /* float */
@@ -20,6 +22,33 @@ void gemm_bf16_pack_a_transposed(void *to, size_t next, const float *x, size_t s
 void gemm_bf16_pack_b(void *to, size_t next, const float *x, size_t stride, int k0, int K, int N);
 void gemm_bf16_pack_b_act(void *to, size_t next, const void *x, size_t stride, int k0, int K, int N);
 void gemm_bf16_pack_panel(void *to, const float *x, size_t stride, int N, int K);
+
+/* Walks down the rows of a packed A: chunk c of the row lies c * rows lines behind its first one. */
+typedef struct {
+    char *at; /* the row's first line */
+    int row, rows;
+    size_t group; /* bytes from a group's last row to the next group's first */
+} GemmRows;
+
+static inline GemmRows gemm_rows(void *to, size_t next, int rows) {
+    return (GemmRows){to, 0, rows, next - (size_t)(rows - 1) * GEMM_LINE};
+}
+static inline void gemm_rows_step(GemmRows *r) {
+    if (++r->row < r->rows) {
+        r->at += GEMM_LINE;
+    } else {
+        r->row = 0;
+        r->at += r->group;
+    }
+}
+static inline void *gemm_rows_line(const GemmRows *r, int chunk) {
+    return r->at + (size_t)chunk * (size_t)r->rows * GEMM_LINE;
+}
+/* Zeros for the rest of a group that has been begun. */
+static inline void gemm_rows_finish(GemmRows *r, int chunks) {
+    for (; r->row; gemm_rows_step(r))
+        for (int c = 0; c < chunks; c++) memset(gemm_rows_line(r, c), 0, GEMM_LINE);
+}
 
 /* Compares a kernel with plain sums on a random product of several blocks and chunks. */
 bool gemm_kernel_works(const GemmKernel *kernel);
