@@ -18,12 +18,11 @@
 #include "model/ops_x86.h"
 
 enum {
-    SIDE = 256, /* most rows and columns of a task's block; */
-    ROWS = 128, /* where B is packed already, fewer rows ... */
-    COLS = 512, /* ... and more columns, so that A is packed less often */
-    LEAST = 64, /* what sides are cut down to in small problems, so that all threads have work */
-    PASS =
-        1024, /* bytes of a row in a pass: operands and sums of a block fit the second-level cache together */
+    SIDE = 256,  /* most rows and columns of a task's block; */
+    ROWS = 128,  /* where B is packed already, fewer rows ... */
+    COLS = 512,  /* ... and more columns, so that A is packed less often */
+    LEAST = 64,  /* what sides are cut down to in small problems, so that all threads have work */
+    PASS = 1024, /* bytes of a row in a pass: operands and sums of a block fit the second-level cache */
     STRIP = 16,  /* rows of a weight that adamw updates and packs at a time */
     TOKENS = 64, /* rows of dz that are packed at a time: whole groups and chunks of every kernel */
     WIDE = 1024  /* columns of dz that are packed at a time: gelu' leaves them in Space.c */
@@ -136,6 +135,7 @@ static size_t gradient_layout(Gradient *out, char *base, const GemmKernel *g, in
 static ErrCode x86_bind(Ops *o, const ParamView *list, size_t count, bool train, Err *err) {
     X86 *x = o->context;
     unbind(x);
+    o->kept_bytes = 0;
     size_t linear = 0, bytes = 0;
     for (size_t i = 0; i < count; i++) {
         if (list[i].kind != PARAM_LINEAR) continue;
@@ -165,6 +165,7 @@ static ErrCode x86_bind(Ops *o, const ParamView *list, size_t count, bool train,
         x->bound[at] = b;
     }
     x->stale = true;
+    o->kept_bytes = bytes + gradient;
     return ERR_OK;
 }
 
@@ -246,7 +247,7 @@ static void clear_rest(const GemmKernel *g, char *b, size_t next, int depth, int
         memset(b + (size_t)(n / GEMM_PANEL) * next + last, 0, chunk);
 }
 
-/* Where the pass that holds k begins, and how deep it is; whole operand: K deep, `width` wide (padded). */
+/* Where the pass that holds k begins, and how deep it is, in an operand K deep. */
 static int pass_of(const GemmKernel *g, int k, int K, int *from) {
     const int most = PASS / g->bytes;
     *from = k / most * most;

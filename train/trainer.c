@@ -247,7 +247,7 @@ static ErrCode open_model(Trainer *t, Err *err) {
     progress_note(
         NULL, "model: %d layers of %d, vocabulary %d, %.1f M parameters; %.2f GB in memory; backend %s, %s",
         t->config.num_hidden_layers, t->config.hidden_size, t->config.vocab_size, numbers / 1e6,
-        (double)deberta_bytes(&t->model) / 1e9, t->ops.name, t->ops.precision);
+        (double)(deberta_bytes(&t->model) + t->ops.kept_bytes) / 1e9, t->ops.name, t->ops.precision);
     return ERR_OK;
 }
 

@@ -481,6 +481,7 @@ def infer(o, result):
     if any(name.startswith("bf16") for name in o.variants) and "torch" in o.infer_peers:
         models["bf16"] = copy.deepcopy(model).to(torch.bfloat16)  # faster than autocast, which converts at each call
     folder = o.keep or tempfile.mkdtemp(prefix="router-peers-")
+    os.makedirs(folder, exist_ok=True)
     paths = make_onnx(o, model, folder) if "onnx" in o.infer_peers else {}
     for r in range(o.rounds):
         router_latency(o, table, loads, batches)
