@@ -96,7 +96,7 @@ struct Ops {
     void *context;
     ErrCode failed;
     Err why;
-    size_t act_bytes; /* of one number of an Act array */
+    size_t act_bytes;  /* of one number of an Act array */
     size_t kept_bytes; /* memory that the backend holds for the weights it was bound to */
 
     /* ---- memory (host backends: the program's own) ---- */
