@@ -709,8 +709,8 @@ static void test_adamw(void) {
     for (size_t i = 0; i < sizeof SIZES / sizeof SIZES[0]; i++) {
         Case c = {.run = run_adamw, .shape = {.N = SIZES[i], .step = random_step()}};
         (void)snprintf(c.name, sizeof c.name, "adamw n=%d", SIZES[i]);
-        array(&c, "p", SIZES[i], 1, ADD, 1e-6); /* the same few operations, fused or not */
-        array(&c, "m", SIZES[i], 1, ADD, 1e-6);
+        array(&c, "p", SIZES[i], 1, ADD, 1e-6)->least = 1; /* the same few operations, fused or not */
+        array(&c, "m", SIZES[i], 1, ADD, 1e-6)->least = 1; /* it may be a small difference of such numbers */
         positive(array(&c, "v", SIZES[i], 1, ADD, 1e-6));
         array(&c, "g", SIZES[i], 1, ADD, 0); /* becomes zero */
         check(&c);
@@ -730,8 +730,8 @@ static void test_adamw(void) {
         Case c = {.run = run_adamw_rows,
                   .shape = {.step = random_step(), .rows = {.ids = ids, .slot = slot, .rows = rows, .H = H}}};
         (void)snprintf(c.name, sizeof c.name, "adamw_rows rows=%d H=%d V=%d slots=%d", rows, H, V, slots);
-        array(&c, "table", V, H, ADD, 1e-6);
-        array(&c, "m", rows, H, ADD, 1e-6);
+        array(&c, "table", V, H, ADD, 1e-6)->least = 1;
+        array(&c, "m", rows, H, ADD, 1e-6)->least = 1;
         positive(array(&c, "v", rows, H, ADD, 1e-6));
         array(&c, "grad", slots, H, READ, 0);
         check(&c);
