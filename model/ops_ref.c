@@ -1,39 +1,28 @@
 /* model/ops_ref.c - every operation in plain C, one thread, in the order of the formulas: what the others are
- * compared with. Compiled twice, in float and (for the finite differences) in double. */
+ * compared with. Inside an operation everything is double, so that a difference is the other one's error. Compiled twice:
+ * arrays of float and (for the finite differences) of double. */
 #include <math.h>
 #include <string.h>
 
 #include "core/mem.h"
 #include "model/ops.h"
 
-#ifdef ROUTER_DOUBLE
-#define R_EXP  exp
-#define R_LOG  log
-#define R_ERF  erf
-#define R_SQRT sqrt
-#else
-#define R_EXP  expf
-#define R_LOG  logf
-#define R_ERF  erff
-#define R_SQRT sqrtf
-#endif
-
-#define SQRT_HALF    ((real)0.70710678118654752440)
-#define INV_SQRT_2PI ((real)0.39894228040143267794) /* 1 / sqrt(2 pi) */
+#define SQRT_HALF    0.70710678118654752440
+#define INV_SQRT_2PI 0.39894228040143267794 /* 1 / sqrt(2 pi) */
 
 /* Eight partial sums, so that the compiler may use vectors without reordering what we wrote. */
-static real dot(const real *a, const real *b, int n) {
-    real part[8] = {0};
+static double dot(const real *a, const real *b, int n) {
+    double part[8] = {0};
     int i = 0;
     for (; i + 8 <= n; i += 8)
-        for (int j = 0; j < 8; j++) part[j] += a[i + j] * b[i + j];
-    real sum = ((part[0] + part[1]) + (part[2] + part[3])) + ((part[4] + part[5]) + (part[6] + part[7]));
-    for (; i < n; i++) sum += a[i] * b[i];
+        for (int j = 0; j < 8; j++) part[j] += (double)a[i + j] * (double)b[i + j];
+    double sum = ((part[0] + part[1]) + (part[2] + part[3])) + ((part[4] + part[5]) + (part[6] + part[7]));
+    for (; i < n; i++) sum += (double)a[i] * (double)b[i];
     return sum;
 }
 
-static void axpy(real *y, real a, const real *x, int n) {
-    for (int i = 0; i < n; i++) y[i] += a * x[i];
+static void axpy(real *y, double a, const real *x, int n) {
+    for (int i = 0; i < n; i++) y[i] = (real)((double)y[i] + a * (double)x[i]);
 }
 
 static void *ref_alloc(Ops *o, size_t bytes) {
@@ -72,7 +61,7 @@ static ErrCode ref_prepare(Ops *o, int tokens, int longest, int A, int D, Err *e
     (void)D;
     mem_free(o->context);
     o->context = NULL;
-    return mem_new(&o->context, 2 * (size_t)longest * (size_t)longest, sizeof(real), "attention scratch",
+    return mem_new(&o->context, 2 * (size_t)longest * (size_t)longest, sizeof(double), "attention scratch",
                    err);
 }
 
@@ -113,9 +102,9 @@ static void ref_linear_real(Ops *o, real *y, real *pre, const real *x, const rea
     for (int n = 0; n < N; n++)
         for (int j = 0; j < O; j++) {
             const size_t at = (size_t)n * (size_t)O + (size_t)j;
-            const real z = dot(x + (size_t)n * (size_t)I, w + (size_t)j * (size_t)I, I) + b[j];
-            if (pre) pre[at] = z;
-            y[at] = pre ? (real)0.5 * z * (1 + R_ERF(z * SQRT_HALF)) : z;
+            const double z = dot(x + (size_t)n * (size_t)I, w + (size_t)j * (size_t)I, I) + (double)b[j];
+            if (pre) pre[at] = (real)z; /* y may be pre */
+            y[at] = (real)(pre ? 0.5 * z * (1 + erf(z * SQRT_HALF)) : z);
         }
 }
 
@@ -124,15 +113,16 @@ static void ref_linear_real_grad(Ops *o, real *dx, int add_dx, real *dw, real *d
     (void)o;
     const size_t total = (size_t)N * (size_t)O;
     for (size_t i = 0; pre && i < total; i++) {
-        const real z = pre[i];
-        dy[i] *= (real)0.5 * (1 + R_ERF(z * SQRT_HALF)) + z * INV_SQRT_2PI * R_EXP((real)-0.5 * z * z);
+        const double z = (double)pre[i];
+        dy[i] =
+            (real)((double)dy[i] * (0.5 * (1 + erf(z * SQRT_HALF)) + z * INV_SQRT_2PI * exp(-0.5 * z * z)));
     }
     if (dx && !add_dx) memset(dx, 0, (size_t)N * (size_t)I * sizeof *dx);
     for (int n = 0; n < N; n++)
         for (int j = 0; j < O; j++) {
             const real g = dy[(size_t)n * (size_t)O + (size_t)j];
-            if (dx) axpy(dx + (size_t)n * (size_t)I, g, w + (size_t)j * (size_t)I, I);
-            axpy(dw + (size_t)j * (size_t)I, g, x + (size_t)n * (size_t)I, I);
+            if (dx) axpy(dx + (size_t)n * (size_t)I, (double)g, w + (size_t)j * (size_t)I, I);
+            axpy(dw + (size_t)j * (size_t)I, (double)g, x + (size_t)n * (size_t)I, I);
             db[j] += g;
         }
 }
@@ -147,8 +137,10 @@ static void ref_linear_grad(Ops *o, real *dx, int add_dx, real *dw, real *db, re
     ref_linear_real_grad(o, dx, add_dx, dw, db, dy, x, w, pre, N, O, I);
 }
 
-static real drop_factor(const Dropout *drop, uint64_t row_key, int column) {
-    return ops_drop_bits(row_key, (uint32_t)column) >= ops_drop_limit(drop->p) ? 1 / (1 - drop->p) : 0;
+static double drop_factor(const Dropout *drop, uint64_t row_key, int column) {
+    if (!(drop->p > 0)) return 1;
+    return ops_drop_bits(row_key, (uint32_t)column) >= ops_drop_limit(drop->p) ? (double)(1 / (1 - drop->p))
+                                                                               : 0;
 }
 
 static void ref_norm(Ops *o, Act *to, Act *kept_xhat, real *rstd, const Act *from, const Act *residual,
@@ -159,20 +151,24 @@ static void ref_norm(Ops *o, Act *to, Act *kept_xhat, real *rstd, const Act *fro
     for (int n = 0; n < N; n++) {
         const size_t at = (size_t)n * (size_t)H;
         const uint64_t key = drop->p > 0 ? ops_drop_row(drop->key, drop->row[n]) : 0;
-        real mean = 0, var = 0;
-        for (int h = 0; h < H; h++) { /* y holds s for a while */
-            const real kept = drop->p > 0 ? x[at + (size_t)h] * drop_factor(drop, key, h) : x[at + (size_t)h];
-            y[at + (size_t)h] = r ? kept + r[at + (size_t)h] : kept;
-            mean += y[at + (size_t)h];
-        }
-        mean /= (real)H;
-        for (int h = 0; h < H; h++) var += (y[at + (size_t)h] - mean) * (y[at + (size_t)h] - mean);
-        const real inverse = 1 / R_SQRT(var / (real)H + eps);
-        if (rstd) rstd[n] = inverse;
+        double mean = 0, squares = 0;
+        for (int pass = 0; pass < 2; pass++) /* of the mean, then of what is left */
+            for (int h = 0; h < H; h++) {
+                const size_t i = at + (size_t)h;
+                const double s = (double)x[i] * drop_factor(drop, key, h) + (r ? (double)r[i] : 0);
+                if (pass)
+                    squares += (s - mean) * (s - mean);
+                else
+                    mean += s / H;
+            }
+        const double inverse = 1 / sqrt(squares / H + (double)eps);
+        if (rstd) rstd[n] = (real)inverse;
         for (int h = 0; h < H; h++) {
-            const real normed = (y[at + (size_t)h] - mean) * inverse;
-            if (xhat) xhat[at + (size_t)h] = normed;
-            y[at + (size_t)h] = normed * w[h] + b[h];
+            const size_t i = at + (size_t)h;
+            const double s = (double)x[i] * drop_factor(drop, key, h) + (r ? (double)r[i] : 0);
+            const double normed = (s - mean) * inverse;
+            if (xhat) xhat[i] = (real)normed;
+            y[i] = (real)(normed * (double)w[h] + (double)b[h]); /* y may be x */
         }
     }
 }
@@ -185,20 +181,20 @@ static void ref_norm_grad(Ops *o, real *dx, real *dr, real *dw, real *db, const 
     for (int n = 0; n < N; n++) {
         const size_t at = (size_t)n * (size_t)H;
         const uint64_t key = drop->p > 0 ? ops_drop_row(drop->key, drop->row[n]) : 0;
-        real mean = 0, mean_xhat = 0;
+        double mean = 0, mean_xhat = 0;
         for (int h = 0; h < H; h++) {
-            const real g = dy[at + (size_t)h];
-            mean += g * w[h];
-            mean_xhat += g * w[h] * xhat[at + (size_t)h];
-            dw[h] += g * xhat[at + (size_t)h];
-            db[h] += g;
+            const double g = (double)dy[at + (size_t)h], c = (double)xhat[at + (size_t)h];
+            mean += g * (double)w[h] / H;
+            mean_xhat += g * (double)w[h] * c / H;
+            dw[h] = (real)((double)dw[h] + g * c);
+            db[h] = (real)((double)db[h] + g);
         }
-        mean /= (real)H;
-        mean_xhat /= (real)H;
         for (int h = 0; h < H; h++) {
-            const real ds = rstd[n] * (dy[at + (size_t)h] * w[h] - mean - xhat[at + (size_t)h] * mean_xhat);
-            if (dr) dr[at + (size_t)h] = ds;
-            dx[at + (size_t)h] = drop->p > 0 ? ds * drop_factor(drop, key, h) : ds;
+            const size_t i = at + (size_t)h;
+            const double ds =
+                (double)rstd[n] * ((double)dy[i] * (double)w[h] - mean - (double)xhat[i] * mean_xhat);
+            if (dr) dr[i] = (real)ds;
+            dx[i] = (real)(ds * drop_factor(drop, key, h));
         }
     }
 }
@@ -208,9 +204,7 @@ static void ref_dropout_real(Ops *o, real *y, const real *x, const Dropout *drop
     for (int n = 0; n < N; n++) {
         const size_t at = (size_t)n * (size_t)H;
         const uint64_t key = drop->p > 0 ? ops_drop_row(drop->key, drop->row[n]) : 0;
-        for (int h = 0; h < H; h++)
-            y[at + (size_t)h] =
-                drop->p > 0 ? x[at + (size_t)h] * drop_factor(drop, key, h) : x[at + (size_t)h];
+        for (int h = 0; h < H; h++) y[at + (size_t)h] = x[at + (size_t)h] * (real)drop_factor(drop, key, h);
     }
 }
 
@@ -242,17 +236,17 @@ static Tile tile_of(const Attention *s, const Act *q, const Act *k, const Act *v
 }
 
 /* p[i*L + j]: probabilities before dropout */
-static void tile_probabilities(real *p, const Tile *t, real scale) {
+static void tile_probabilities(double *p, const Tile *t, real scale) {
     for (int i = 0; i < t->L; i++) {
-        real *row = p + (size_t)i * (size_t)t->L, most = (real)-INFINITY, sum = 0;
+        double *row = p + (size_t)i * (size_t)t->L, most = -INFINITY, sum = 0;
         const real *q = t->q + (size_t)i * t->stride;
         for (int j = 0; j < t->L; j++) {
             const real *k = t->k + (size_t)j * t->stride;
             const size_t at = (size_t)t->index[i - j] * t->stride;
-            row[j] = (dot(q, k, t->D) + dot(q, t->kr + at, t->D) + dot(k, t->qr + at, t->D)) * scale;
+            row[j] = (dot(q, k, t->D) + dot(q, t->kr + at, t->D) + dot(k, t->qr + at, t->D)) * (double)scale;
             if (row[j] > most) most = row[j];
         }
-        for (int j = 0; j < t->L; j++) sum += row[j] = R_EXP(row[j] - most);
+        for (int j = 0; j < t->L; j++) sum += row[j] = exp(row[j] - most);
         for (int j = 0; j < t->L; j++) row[j] /= sum;
     }
 }
@@ -263,7 +257,8 @@ static uint64_t attention_key(const Attention *s, int n, int head) {
 
 static void ref_attention(Ops *o, Act *to, const Act *q, const Act *k, const Act *v, const Act *kr,
                           const Act *qr, const Attention *s) {
-    real *p = o->context, *out = to;
+    double *p = o->context;
+    real *out = to;
     for (int seq = 0; seq < s->packed->S; seq++)
         for (int head = 0; head < s->A; head++) {
             const Tile t = tile_of(s, q, k, v, kr, qr, seq, head);
@@ -274,8 +269,7 @@ static void ref_attention(Ops *o, Act *to, const Act *q, const Act *k, const Act
                 const uint64_t key = attention_key(s, first + i, head);
                 memset(y, 0, (size_t)t.D * sizeof *y);
                 for (int j = 0; j < t.L; j++) {
-                    real prob = p[(size_t)i * (size_t)t.L + (size_t)j];
-                    if (s->drop->p > 0) prob *= drop_factor(s->drop, key, j);
+                    const double prob = p[(size_t)i * (size_t)t.L + (size_t)j] * drop_factor(s->drop, key, j);
                     axpy(y, prob, t.v + (size_t)j * t.stride, t.D);
                 }
             }
@@ -289,7 +283,7 @@ static void ref_attention_grad(Ops *o, real *dq, real *dk, real *dv, real *dkr, 
     memset(dq, 0, bytes);
     memset(dk, 0, bytes);
     memset(dv, 0, bytes);
-    real *p = o->context, *dp = p + (size_t)s->longest * (size_t)s->longest;
+    double *p = o->context, *dp = p + (size_t)s->longest * (size_t)s->longest;
     for (int seq = 0; seq < s->packed->S; seq++)
         for (int head = 0; head < s->A; head++) {
             const Tile t = tile_of(s, q, k, v, kr, qr, seq, head);
@@ -299,15 +293,15 @@ static void ref_attention_grad(Ops *o, real *dq, real *dk, real *dv, real *dkr, 
             for (int i = 0; i < t.L; i++) {
                 const real *g = dout + base + (size_t)i * stride;
                 const uint64_t key = attention_key(s, first + i, head);
-                real *row = p + (size_t)i * (size_t)t.L, mean = 0;
+                double *row = p + (size_t)i * (size_t)t.L, mean = 0;
                 for (int j = 0; j < t.L; j++) {
-                    const real keep = s->drop->p > 0 ? drop_factor(s->drop, key, j) : 1;
+                    const double keep = drop_factor(s->drop, key, j);
                     axpy(dv + base + (size_t)j * stride, row[j] * keep, g, t.D);
                     dp[j] = keep * dot(g, t.v + (size_t)j * stride, t.D);
                     mean += row[j] * dp[j];
                 }
                 for (int j = 0; j < t.L; j++) {
-                    const real ds = row[j] * (dp[j] - mean) * s->scale;
+                    const double ds = row[j] * (dp[j] - mean) * (double)s->scale;
                     const size_t at = (size_t)t.index[i - j] * stride;
                     const real *qi = t.q + (size_t)i * stride, *kj = t.k + (size_t)j * stride;
                     axpy(dq + base + (size_t)i * stride, ds, kj, t.D);
@@ -343,22 +337,24 @@ static void ref_loss(Ops *o, real *loss, real *dlogits, const real *logits, cons
     for (int s = 0; s < S; s++) {
         const real *z = logits + (size_t)s * (size_t)K, *t = target + (size_t)s * (size_t)K;
         real *dz = dlogits + (size_t)s * (size_t)K;
-        const real w = weight ? weight[s] : 1;
+        const double w = weight ? (double)weight[s] : 1;
         if (K == 1) {
-            loss[s] = w * (z[0] - t[0]) * (z[0] - t[0]);
-            dz[0] = 2 * scale * w * (z[0] - t[0]);
+            const double off = (double)z[0] - (double)t[0];
+            loss[s] = (real)(w * off * off);
+            dz[0] = (real)(2 * (double)scale * w * off);
             continue;
         }
-        real most = z[0], sum = 0, total = 0, cross = 0;
-        for (int k = 1; k < K; k++) most = z[k] > most ? z[k] : most;
-        for (int k = 0; k < K; k++) sum += R_EXP(z[k] - most);
-        const real log_sum = R_LOG(sum);
+        double most = (double)z[0], sum = 0, total = 0, cross = 0;
+        for (int k = 1; k < K; k++) most = (double)z[k] > most ? (double)z[k] : most;
+        for (int k = 0; k < K; k++) sum += exp((double)z[k] - most);
+        const double log_sum = log(sum);
         for (int k = 0; k < K; k++) {
-            total += t[k];
-            if (t[k] != 0) cross -= t[k] * (z[k] - most - log_sum);
+            total += (double)t[k];
+            if (t[k] != 0) cross -= (double)t[k] * ((double)z[k] - most - log_sum);
         }
-        loss[s] = w * cross;
-        for (int k = 0; k < K; k++) dz[k] = scale * w * (total * (R_EXP(z[k] - most) / sum) - t[k]);
+        loss[s] = (real)(w * cross);
+        for (int k = 0; k < K; k++)
+            dz[k] = (real)((double)scale * w * (total * (exp((double)z[k] - most) / sum) - (double)t[k]));
     }
 }
 
@@ -370,15 +366,12 @@ static double ref_sumsq(Ops *o, const real *x, size_t n) {
 }
 
 static void adamw(real *p, real *m, real *v, const real *g, size_t n, const AdamwStep *a) {
-    const real b1 = (real)a->beta1, b2 = (real)a->beta2, c1 = (real)(1 - a->beta1), c2 = (real)(1 - a->beta2);
-    const real clip = (real)a->clip, decay = (real)a->decay, rate = (real)(a->lr / a->bias1),
-               eps = (real)a->eps;
-    const real root = (real)(1 / sqrt(a->bias2));
     for (size_t i = 0; i < n; i++) {
-        const real d = g[i] * clip;
-        m[i] = b1 * m[i] + c1 * d;
-        v[i] = b2 * v[i] + c2 * d * d;
-        p[i] -= decay * p[i] + rate * m[i] / (R_SQRT(v[i]) * root + eps);
+        const double d = (double)g[i] * a->clip;
+        m[i] = (real)(a->beta1 * (double)m[i] + (1 - a->beta1) * d);
+        v[i] = (real)(a->beta2 * (double)v[i] + (1 - a->beta2) * d * d);
+        const double step = a->lr * ((double)m[i] / a->bias1) / (sqrt((double)v[i] / a->bias2) + a->eps);
+        p[i] = (real)((double)p[i] - (a->decay * (double)p[i] + step));
     }
 }
 
