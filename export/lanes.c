@@ -7,40 +7,17 @@
 #include <stdbool.h>
 #include <string.h>
 
+#include "core/simd.h"
 #include "export/approx.h"
 #include "export/unroll.h"
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
-
-#if defined(__AVX512F__)
-enum { W = 16, ROWS = 16 }; /* numbers of a vector; queries of a register block */
-#elif defined(__AVX2__)
-enum { W = 8, ROWS = 8 };
-#else
-enum { W = 4, ROWS = 8 };
-#endif
+enum { ROWS = W == 16 ? 16 : 8 }; /* queries of a register block */
 
 /* Vectors of one LANES_SUM; columns before the first key that a block of skewed queries touches. */
 enum { VECTORS = LANES_SUM / W, MARGIN = 16 };
 
 /* Queries whose contexts are summed together. */
 enum { MIX_ROWS = 4 };
-
-typedef float V __attribute__((vector_size(4 * W)));
-typedef int32_t VI __attribute__((vector_size(4 * W)));
-typedef uint32_t VU __attribute__((vector_size(4 * W))); /* where a sum or shift may overflow */
-
-static inline V load(const float *p) {
-    V v;
-    memcpy(&v, p, sizeof v);
-    return v;
-}
-
-static inline void store(float *p, V v) {
-    memcpy(p, &v, sizeof v);
-}
 
 /* The value as something that came from nowhere: else compilers fold a load into each of its uses, and one
  * that crosses cache lines costs as much as two. */
@@ -51,39 +28,6 @@ static inline V loaded(V v) {
     __asm__("" : "+x"(v));
 #endif
     return v;
-}
-
-static inline V splat(float x) {
-    return x - (V){0};
-}
-
-static inline V select(VI mask, V a, V b) {
-    return (V)(((VI)a & mask) | ((VI)b & ~mask));
-}
-
-/* a > b ? a : b and a < b ? a : b: b where one is not a number. */
-static inline V vmax(V a, V b) {
-#if defined(__AVX512F__)
-    return (V)_mm512_max_ps((__m512)a, (__m512)b);
-#elif defined(__AVX2__)
-    return (V)_mm256_max_ps((__m256)a, (__m256)b);
-#elif defined(__x86_64__)
-    return (V)_mm_max_ps((__m128)a, (__m128)b);
-#else
-    return select(a > b, a, b);
-#endif
-}
-
-static inline V vmin(V a, V b) {
-#if defined(__AVX512F__)
-    return (V)_mm512_min_ps((__m512)a, (__m512)b);
-#elif defined(__AVX2__)
-    return (V)_mm256_min_ps((__m256)a, (__m256)b);
-#elif defined(__x86_64__)
-    return (V)_mm_min_ps((__m128)a, (__m128)b);
-#else
-    return select(a < b, a, b);
-#endif
 }
 
 static inline VI imax(VI a, VI b) {
@@ -195,7 +139,7 @@ static inline __attribute__((always_inline)) void exp_each(V *x, int together) {
     static const float TERMS[] = {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f,
                                   5.0000001201e-1f};
     V shifted[TOGETHER], n[TOGETHER], r[TOGETHER], p[TOGETHER];
-    EACH x[k] = vmin(splat(88.0f), vmax(splat(-87.0f), x[k]));
+    EACH x[k] = vmin(vmax(x[k], splat(-87.0f)), splat(88.0f));
     EACH shifted[k] = x[k] * splat(1.44269504f) + splat(APPROX_ROUND);
     EACH n[k] = shifted[k] - splat(APPROX_ROUND);
     EACH r[k] = (x[k] - n[k] * splat(0.693359375f)) + n[k] * splat(2.12194440e-4f);
@@ -211,7 +155,7 @@ static inline __attribute__((always_inline)) void gelu_each(V *x, int together) 
     static const float TERMS[] = {-0.82215223f, 1.48851587f, -1.13520398f, 0.27886807f, -0.18628806f,
                                   0.09678418f,  0.37409196f, 1.00002368f,  -1.26551223f};
     V z[TOGETHER], t[TOGETHER], p[TOGETHER];
-    EACH z[k] = vmin(splat(18.0f), (V)((VI)x[k] & 0x7fffffff)) * splat(0.707106781f);
+    EACH z[k] = vmin((V)((VI)x[k] & 0x7fffffff), splat(18.0f)) * splat(0.707106781f);
     EACH t[k] = splat(1.0f) / (splat(1.0f) + splat(0.5f) * z[k]);
     EACH p[k] = splat(0.17087277f);
     UNROLL
@@ -220,7 +164,7 @@ static inline __attribute__((always_inline)) void gelu_each(V *x, int together) 
     exp_each(p, together);
     EACH p[k] *= splat(0.5f) * t[k];
     /* The sign of -0 too, for which both choices are the same. */
-    EACH x[k] *= select((VI)x[k] >> 31, p[k], splat(1.0f) - p[k]);
+    EACH x[k] *= either((VI)x[k] >> 31, p[k], splat(1.0f) - p[k]);
 }
 
 static inline __attribute__((always_inline)) void gelu_at(float *y, int together) {
@@ -283,7 +227,7 @@ static inline __attribute__((always_inline)) void exp_at(float *x, float max, in
 static float exponentials(float *x, int n) {
     V high = splat(x[0]);
     int i = 0;
-    for (; i + W <= n; i += W) high = vmax(load(x + i), high);
+    for (; i + W <= n; i += W) high = vmax(high, load(x + i));
     float max = high[0];
     for (int c = 1; c < W; c++) max = high[c] > max ? high[c] : max;
     for (; i < n; i++) max = x[i] > max ? x[i] : max;
@@ -476,13 +420,8 @@ static void attention(const LanesHead *h, float *scratch) {
     for (; i < h->queries; i++) attend_one(&s, h, i);
 }
 
-#define NAME_OF(suffix)  NAME_OF_(suffix)
-#define NAME_OF_(suffix) lanes_##suffix
-#define TEXT_OF(suffix)  TEXT_OF_(suffix)
-#define TEXT_OF_(suffix) #suffix
-
-const Lanes NAME_OF(LANES_SUFFIX) = {
-    .name = TEXT_OF(LANES_SUFFIX),
+const Lanes SIMD_NAME(lanes_, LANES_SUFFIX) = {
+    .name = SIMD_TEXT(LANES_SUFFIX),
     .embed = embed,
     .norm = norm,
     .gelu = gelu,

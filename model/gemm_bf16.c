@@ -1,11 +1,11 @@
 /* model/gemm_bf16.c - packing for gemm.h, and its kernel for AVX512-BF16. Compiled with those instructions. */
-#include <immintrin.h>
 #include <string.h>
 
+#include "core/simd.h"
 #include "model/gemm.h"
 #include "model/gemm_kernels.h"
 
-enum { LINE = 32, W = 16, ROWS = 8, PANELS = 2 }; /* bfloat16 numbers of a cache line; floats of a vector */
+enum { LINE = 32, ROWS = 8, PANELS = 2 }; /* bfloat16 numbers of a cache line; a register block */
 
 static __mmask16 mask16(int n) {
     return (__mmask16)(n >= W ? 0xffffu : (1u << n) - 1);
@@ -30,33 +30,6 @@ static __m512i pairs(__m512 low, __m512 high) {
     return _mm512_or_si512(l, _mm512_slli_epi32(h, 16));
 }
 
-/* r[i][j] and r[j][i] change places. */
-static void transpose(__m512i r[W]) {
-    __m512i t[W];
-    for (int i = 0; i < W; i += 2) {
-        t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
-        t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
-    }
-    for (int i = 0; i < W; i += 4) {
-        r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
-        r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
-        r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
-        r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
-    }
-    for (int i = 0; i < 4; i++) {
-        t[i] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88);
-        t[i + 4] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xdd);
-        t[i + 8] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x88);
-        t[i + 12] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xdd);
-    }
-    for (int i = 0; i < 4; i++) {
-        r[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
-        r[i + 4] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0x88);
-        r[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
-        r[i + 12] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0xdd);
-    }
-}
-
 /* ---- A ---- */
 
 void gemm_bf16_pack_a(void *to, size_t next, const float *x, size_t stride, int M, int K, int rows) {
@@ -77,13 +50,13 @@ void gemm_bf16_pack_a_act(void *to, size_t next, const void *in, size_t stride, 
 }
 
 /* Sixteen columns of up to 32 rows: pairs of rows, transposed. */
-static void load_pairs(__m512i r[W], __m512 *sum, const float *x, size_t stride, int rows, int n) {
+static void load_pairs(V r[W], __m512 *sum, const float *x, size_t stride, int rows, int n) {
     for (int p = 0; p < W; p++, x += 2 * stride) {
         const int left = rows - 2 * p;
         const __m512 low = left > 0 ? floats(x, n) : _mm512_setzero_ps();
         const __m512 high = left > 1 ? floats(x + stride, n) : _mm512_setzero_ps();
         *sum = _mm512_add_ps(*sum, _mm512_add_ps(low, high));
-        r[p] = pairs(low, high);
+        r[p] = (V)pairs(low, high);
     }
     transpose(r);
 }
@@ -97,10 +70,9 @@ void gemm_bf16_pack_a_transposed(void *to, size_t next, const float *x, size_t s
         for (int m = 0; m < M; m += W) {
             const int n = M - m < W ? M - m : W;
             __m512 sum = _mm512_setzero_ps();
-            __m512i lines[W];
+            V lines[W];
             load_pairs(lines, &sum, x + m, stride, K - k, n);
-            for (int i = 0; i < n; i++, gemm_rows_step(&r))
-                _mm512_storeu_si512(gemm_rows_line(&r, k / LINE), lines[i]);
+            for (int i = 0; i < n; i++, gemm_rows_step(&r)) store(gemm_rows_line(&r, k / LINE), lines[i]);
             _mm512_mask_storeu_ps(sums + m, mask16(n), k ? _mm512_add_ps(floats(sums + m, n), sum) : sum);
         }
     }
@@ -143,11 +115,10 @@ void gemm_bf16_pack_b_act(void *out, size_t next, const void *in, size_t stride,
 void gemm_bf16_pack_panel(void *out, const float *x, size_t stride, int N, int K) {
     uint16_t *to = out;
     for (int k = 0; k < K; k += LINE) {
-        __m512i r[W];
-        for (int n = 0; n < W; n++)
-            r[n] = n < N ? line(x + (size_t)n * stride + k, K - k) : _mm512_setzero_si512();
+        V r[W];
+        for (int n = 0; n < W; n++) r[n] = n < N ? (V)line(x + (size_t)n * stride + k, K - k) : splat(0);
         transpose(r);
-        for (int p = 0; p < W; p++) _mm512_storeu_si512(to + (size_t)k * GEMM_PANEL + p * LINE, r[p]);
+        for (int p = 0; p < W; p++) _mm512_storeu_ps(to + (size_t)k * GEMM_PANEL + p * LINE, (__m512)r[p]);
     }
 }
 

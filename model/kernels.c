@@ -197,10 +197,10 @@ static double sumsq(const float *x, size_t n) {
     return sum;
 }
 
-extern const AttentionKernels VECTORS_NAME(kernels_attention_, KERNELS_SUFFIX);
+extern const AttentionKernels SIMD_NAME(kernels_attention_, KERNELS_SUFFIX);
 
-const Kernels VECTORS_NAME(kernels_, KERNELS_SUFFIX) = {
-    .name = VECTORS_TEXT(KERNELS_SUFFIX),
+const Kernels SIMD_NAME(kernels_, KERNELS_SUFFIX) = {
+    .name = SIMD_TEXT(KERNELS_SUFFIX),
     .act_bytes = sizeof(ActNumber),
     .vector = W,
     .gelu = gelu,
@@ -217,5 +217,5 @@ const Kernels VECTORS_NAME(kernels_, KERNELS_SUFFIX) = {
     .rows_out = rows_out,
     .adamw = adamw,
     .sumsq = sumsq,
-    .attention = &VECTORS_NAME(kernels_attention_, KERNELS_SUFFIX),
+    .attention = &SIMD_NAME(kernels_attention_, KERNELS_SUFFIX),
 };

@@ -876,9 +876,9 @@ static void grad(float *dq, float *dk, float *dv, const KernelsTableGrads *dtabl
     copy_out(dv + t.first, s->dv, s->L, &t);
 }
 
-extern const AttentionKernels VECTORS_NAME(kernels_attention_, KERNELS_SUFFIX);
+extern const AttentionKernels SIMD_NAME(kernels_attention_, KERNELS_SUFFIX);
 
-const AttentionKernels VECTORS_NAME(kernels_attention_, KERNELS_SUFFIX) = {
+const AttentionKernels SIMD_NAME(kernels_attention_, KERNELS_SUFFIX) = {
     .sizes = sizes,
     .scratch = attention_scratch,
     .tables = tables,

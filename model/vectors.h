@@ -1,6 +1,5 @@
-/* model/vectors.h - what the files that are compiled once per instruction set (kernels.c, kernels_attention.c) share:
- * vectors of W floats by the compilers' vector types, whose width follows the instruction set, elementary
- * functions on them, dropout masks, and activations as vectors of floats. */
+/* model/vectors.h - what kernels.c and kernels_attention.c share beside core/simd.h: elementary functions on vectors,
+ * dropout masks, and activations as vectors of floats. */
 #ifndef MODEL_VECTORS_H
 #define MODEL_VECTORS_H
 
@@ -8,57 +7,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "core/simd.h"
 #include "model/ops.h"
-
-#if defined(__AVX2__)
-#include <immintrin.h>
-#endif
-
-#if defined(__AVX512F__)
-enum { W = 16 }; /* floats of a vector */
-#elif defined(__AVX2__)
-enum { W = 8 };
-#else
-enum { W = 4 };
-#endif
-
-typedef float V __attribute__((vector_size(4 * W)));
-typedef int32_t VI __attribute__((vector_size(4 * W)));
-typedef uint32_t VU __attribute__((vector_size(4 * W)));
-
-static inline V load(const float *p) {
-    V v;
-    memcpy(&v, p, sizeof v);
-    return v;
-}
-static inline void store(float *p, V v) {
-    memcpy(p, &v, sizeof v);
-}
-static inline V splat(float x) {
-    return x - (V){0};
-}
-static inline V either(VI mask, V a, V b) {
-    return (V)(((VI)a & mask) | ((VI)b & ~mask));
-}
-/* A NaN in `a` stays, so that it reaches the loss and is noticed. */
-static inline V vmin(V a, V b) {
-#if defined(__AVX512F__)
-    return (V)_mm512_min_ps((__m512)b, (__m512)a);
-#elif defined(__AVX2__)
-    return (V)_mm256_min_ps((__m256)b, (__m256)a);
-#else
-    return either(b < a, b, a);
-#endif
-}
-static inline V vmax(V a, V b) {
-#if defined(__AVX512F__)
-    return (V)_mm512_max_ps((__m512)b, (__m512)a);
-#elif defined(__AVX2__)
-    return (V)_mm256_max_ps((__m256)b, (__m256)a);
-#else
-    return either(b > a, b, a);
-#endif
-}
 
 /* n <= W values, the rest `fill`; whole vectors must not become calls of memcpy. */
 static inline V load_some(const float *p, int n, float fill) {
@@ -95,58 +45,6 @@ static inline float most_of(V v) {
     float most = v[0];
     for (int i = 1; i < W; i++) most = v[i] > most ? v[i] : most;
     return most;
-#endif
-}
-
-/* m[i][j] becomes m[j][i], whatever the 32 bits mean. */
-static inline void transpose(V m[W]) {
-#if defined(__AVX512F__)
-    __m512 a[W], b[W];
-    for (int i = 0; i < W; i += 2) {
-        a[i] = _mm512_unpacklo_ps((__m512)m[i], (__m512)m[i + 1]);
-        a[i + 1] = _mm512_unpackhi_ps((__m512)m[i], (__m512)m[i + 1]);
-    }
-    for (int i = 0; i < W; i += 4) {
-        for (int j = 0; j < 2; j++) {
-            const __m512d low = _mm512_castps_pd(a[i + j]), high = _mm512_castps_pd(a[i + 2 + j]);
-            b[i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(low, high));
-            b[i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low, high));
-        }
-    }
-    /* b[4 g + c], 128-bit lane l: rows 4 g .. 4 g + 3 of column 4 l + c */
-    for (int c = 0; c < 4; c++) {
-        const __m512 x = _mm512_shuffle_f32x4(b[c], b[4 + c], 0x88),
-                     y = _mm512_shuffle_f32x4(b[8 + c], b[12 + c], 0x88);
-        const __m512 z = _mm512_shuffle_f32x4(b[c], b[4 + c], 0xdd),
-                     w = _mm512_shuffle_f32x4(b[8 + c], b[12 + c], 0xdd);
-        m[c] = (V)_mm512_shuffle_f32x4(x, y, 0x88);
-        m[8 + c] = (V)_mm512_shuffle_f32x4(x, y, 0xdd);
-        m[4 + c] = (V)_mm512_shuffle_f32x4(z, w, 0x88);
-        m[12 + c] = (V)_mm512_shuffle_f32x4(z, w, 0xdd);
-    }
-#elif defined(__AVX2__)
-    __m256 a[W], b[W];
-    for (int i = 0; i < W; i += 2) {
-        a[i] = _mm256_unpacklo_ps((__m256)m[i], (__m256)m[i + 1]);
-        a[i + 1] = _mm256_unpackhi_ps((__m256)m[i], (__m256)m[i + 1]);
-    }
-    for (int i = 0; i < W; i += 4) {
-        for (int j = 0; j < 2; j++) {
-            b[i + 2 * j] = _mm256_shuffle_ps(a[i + j], a[i + 2 + j], 0x44);
-            b[i + 2 * j + 1] = _mm256_shuffle_ps(a[i + j], a[i + 2 + j], 0xee);
-        }
-    }
-    for (int c = 0; c < 4; c++) {
-        m[c] = (V)_mm256_permute2f128_ps(b[c], b[4 + c], 0x20);
-        m[4 + c] = (V)_mm256_permute2f128_ps(b[c], b[4 + c], 0x31);
-    }
-#else
-    for (int i = 0; i < W; i++)
-        for (int j = 0; j < i; j++) {
-            const float x = m[i][j];
-            m[i][j] = m[j][i];
-            m[j][i] = x;
-        }
 #endif
 }
 
@@ -292,12 +190,5 @@ static inline void act_store_some(ActNumber *p, V v, int n) {
     store_some(p, v, n);
 }
 #endif
-
-/* ---- the name of a table of kernels: kernels_ and what CMake calls this compilation ---- */
-
-#define VECTORS_JOIN(a, b) a##b
-#define VECTORS_NAME(a, b) VECTORS_JOIN(a, b)
-#define VECTORS_QUOTE(x)   #x
-#define VECTORS_TEXT(x)    VECTORS_QUOTE(x)
 
 #endif
