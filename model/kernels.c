@@ -33,18 +33,6 @@ static void dropout(Act *out, const Act *in, const Dropout *drop, int from, int 
     }
 }
 
-static void dropout_real(float *y, const float *x, const Dropout *drop, int from, int to, int H) {
-    const VU first = iota(0);
-    for (int n = from; n < to; n++) {
-        const size_t at = (size_t)n * (size_t)H;
-        const Mask m = mask_of(drop, drop->row[n]);
-        for (int h = 0; h < H; h += W) {
-            const int k = H - h < W ? H - h : W;
-            store_some(y + at + h, load_some(x + at + h, k, 0) * mask_factor(&m, first + (uint32_t)h), k);
-        }
-    }
-}
-
 static void embed(Act *out, const float *table, const int32_t *ids, int from, int to, int H) {
     ActNumber *y = out;
     for (int n = from; n < to; n++) {
@@ -210,7 +198,6 @@ const Kernels SIMD_NAME(kernels_, KERNELS_SUFFIX) = {
     .norm = norm,
     .norm_grad = norm_grad,
     .dropout = dropout,
-    .dropout_real = dropout_real,
     .bias = bias,
     .column_sums = column_sums,
     .linear_out = linear_out,

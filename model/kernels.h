@@ -67,7 +67,6 @@ typedef struct {
     void (*norm_grad)(float *dx, float *dr, float *dw, float *db, const float *dy, const Act *xhat,
                       const float *rstd, const float *w, const Dropout *drop, int from, int to, int H);
     void (*dropout)(Act *y, const Act *x, const Dropout *drop, int from, int to, int H);
-    void (*dropout_real)(float *y, const float *x, const Dropout *drop, int from, int to, int H);
     void (*bias)(float *y, const float *b, int from, int to, int O); /* y[n] += b */
     void (*column_sums)(float *sums, const float *x, int N, int O, int from,
                         int to); /* += over columns [from, to) */

@@ -262,30 +262,22 @@ static void dropout_task(void *arg, size_t i, int thread) {
     a->kernels->dropout(a->act_y, a->act_x, a->drop, (int)i * ROWS, last_row(a, i), a->H);
 }
 
-static void blas_dropout(Ops *o, Act *y, const Act *x, const Dropout *drop, int N, int H) {
-    if (!(drop->p > 0)) {
-        if (y != x) memcpy(y, x, (size_t)N * (size_t)H * o->act_bytes);
+static void drop(Ops *o, const Kernels *kernels, void *y, const void *x, const Dropout *mask, int N, int H) {
+    if (!(mask->p > 0)) {
+        if (y != x && N) memcpy(y, x, (size_t)N * (size_t)H * kernels->act_bytes);
         return;
     }
-    const Blas *c = o->context;
-    Rows a = {.kernels = c->kernels, .act_y = y, .act_x = x, .drop = drop, .N = N, .H = H};
+    Rows a = {.kernels = kernels, .act_y = y, .act_x = x, .drop = mask, .N = N, .H = H};
     threads_run(o->threads, dropout_task, &a, row_tasks(N));
 }
 
-static void dropout_real_task(void *arg, size_t i, int thread) {
-    const Rows *a = arg;
-    (void)thread;
-    a->kernels->dropout_real(a->y, a->x, a->drop, (int)i * ROWS, last_row(a, i), a->H);
+static void blas_dropout(Ops *o, Act *y, const Act *x, const Dropout *dropout, int N, int H) {
+    drop(o, ((const Blas *)o->context)->kernels, y, x, dropout, N, H);
 }
 
-static void blas_dropout_real(Ops *o, float *y, const float *x, const Dropout *drop, int N, int H) {
-    if (!(drop->p > 0)) {
-        if (y != x) memcpy(y, x, (size_t)N * (size_t)H * sizeof *y);
-        return;
-    }
-    const Blas *c = o->context;
-    Rows a = {.kernels = c->kernels, .y = y, .x = x, .drop = drop, .N = N, .H = H};
-    threads_run(o->threads, dropout_real_task, &a, row_tasks(N));
+/* The kernels of floats: their activations are real numbers. */
+static void blas_dropout_real(Ops *o, float *y, const float *x, const Dropout *dropout, int N, int H) {
+    drop(o, ((const Blas *)o->context)->float_kernels, y, x, dropout, N, H);
 }
 
 static void embed_task(void *arg, size_t i, int thread) {
