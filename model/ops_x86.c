@@ -218,7 +218,7 @@ typedef struct {
 /* n cut into equal parts of at most `most`, each a multiple of `unit`. */
 static int part(int n, int most, int unit) {
     const int parts = (n + most - 1) / most;
-    return gemm_padded((n + parts - 1) / parts, unit);
+    return parts ? gemm_padded((n + parts - 1) / parts, unit) : unit;
 }
 
 static int blocks(const Product *p) {
@@ -416,6 +416,7 @@ static void x86_linear_grad(Ops *o, float *dx, int add_dx, float *dw, float *db,
                             const float *w, const Act *pre, int N, int O, int I) {
     X86 *x86 = o->context;
     const int threads = threads_count(o->threads);
+    if (N == 0) return; /* nothing to add */
     refresh(o);
     Linear l = {.x86 = x86,
                 .products = 1,

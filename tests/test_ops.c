@@ -331,6 +331,10 @@ static void test_linears(void) {
         const int dx = draw(3);
         test_linear_grad(N, O, I, draw(2), dx > 0, dx > 1);
     }
+    test_linear(0, 20, 30, true, false); /* no rows */
+    test_linear(0, 5, 7, false, true);
+    test_linear_grad(0, 20, 30, true, true, false);
+    test_linear_grad(0, 40, 7, false, true, true);
     test_linear(257, 600, 513, true, false); /* several tiles each way */
     test_linear_grad(513, 300, 600, true, true, true);
 }
@@ -434,6 +438,11 @@ static void test_dropout(int N, int H, float p, bool alias) {
 
 static void test_rows(void) {
     static const float P[] = {0, 0.1f, 0.1f, 0.5f};
+    for (int i = 0; i < 4; i++) {
+        test_norm(0, 17, i & 1, i & 2, false, P[i]);
+        test_norm_grad(0, 24, i & 1, P[i]);
+        test_dropout(0, 16, P[i], i & 1);
+    }
     for (int i = 0; i < 40; i++) {
         const int N = PICK(1, 2, 15, 16, 17, 63, 64, 65, 130, 300);
         const int H = PICK(1, 2, 3, 8, 15, 16, 17, 24, 31, 48, 64, 100, 192, 768);
