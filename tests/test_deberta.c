@@ -322,6 +322,35 @@ static void test_allocates_nothing(void **state) {
     free(r);
 }
 
+/* Opening a backend and a model on it, with each allocation failing in turn: an error, and nothing is left. */
+static void test_no_memory(void **state) {
+    (void)state;
+    Rows *r = calloc(1, sizeof *r);
+    add_row(r, 9);
+    const DebertaLimits limits = limits_of(r, true);
+    const Config config = small_config();
+    for (int b = 0; b < backends; b++) {
+        int failed = 0;
+        for (size_t n = 1; n < 500; n++) {
+            Ops ops = {0};
+            Deberta d = {0};
+            Err err = {0};
+            mem_fail_at(n);
+            ErrCode rc = ops_open(&ops, BACKENDS[b], b == 2 ? "bf16" : "fp32", NULL, &err);
+            if (rc == ERR_OK) rc = deberta_open(&d, &config, &ops, &limits, &err);
+            mem_fail_at(0);
+            if (rc == ERR_OK) deberta_close(&d);
+            if (ops.close) ops_close(&ops);
+            if (rc == ERR_OK) break;
+            assert_int_equal(rc, ERR_MEMORY);
+            assert_true(strncmp(err.msg, "out of memory", 13) == 0);
+            failed++;
+        }
+        assert_in_range(failed, 5, 498); /* some, and then it worked */
+    }
+    free(r);
+}
+
 /* ---- positions ---- */
 
 static void test_bucket_rows(void **state) {
@@ -604,17 +633,12 @@ int main(void) {
     print_message("TEST_SEED=%llu\n", (unsigned long long)seed);
     if (ops_x86_kernel(true)) backends = 3;
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_micro_batches),
-        cmocka_unit_test(test_threads),
-        cmocka_unit_test(test_padding_token),
-        cmocka_unit_test(test_allocates_nothing),
-        cmocka_unit_test(test_bucket_rows),
-        cmocka_unit_test(test_position_rows),
-        cmocka_unit_test(test_company),
-        cmocka_unit_test(test_backends_agree),
-        cmocka_unit_test(test_nan_reaches_the_loss),
-        cmocka_unit_test(test_classifier),
-        cmocka_unit_test(test_classifier_errors),
+        cmocka_unit_test(test_micro_batches),  cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_padding_token),  cmocka_unit_test(test_allocates_nothing),
+        cmocka_unit_test(test_no_memory),      cmocka_unit_test(test_bucket_rows),
+        cmocka_unit_test(test_position_rows),  cmocka_unit_test(test_company),
+        cmocka_unit_test(test_backends_agree), cmocka_unit_test(test_nan_reaches_the_loss),
+        cmocka_unit_test(test_classifier),     cmocka_unit_test(test_classifier_errors),
     };
     return cmocka_run_group_tests_name("deberta", tests, prepare, clean);
 }
