@@ -130,7 +130,22 @@ static ErrCode remove_run(const char *dir, Err *err) {
     return rc;
 }
 
+/* Whether there is something to lose: a run that was refused at its start has saved no model. */
+static ErrCode holds_models(bool *out, const char *dir, Err *err) {
+    static const char *const NAMES[] = {"model-last", "model-best"};
+    *out = false;
+    for (int i = 0; i < 2; i++) {
+        char *path = file_join(dir, NAMES[i]);
+        if (!path) return err_set(err, ERR_MEMORY, "out of memory");
+        *out = *out || file_exists(path);
+        mem_free(path);
+    }
+    return ERR_OK;
+}
+
 static ErrCode begin_run(const TrainOptions *o, const FlagList *arguments, Err *err) {
+    bool models = false;
+    TRY(holds_models(&models, o->out, err));
     char *path = file_join(o->out, "train_config.json");
     cJSON *now = flags_json(&train_cmd, o);
     cJSON *data = now ? cJSON_GetObjectItem(now, "data") : NULL;
@@ -141,7 +156,7 @@ static ErrCode begin_run(const TrainOptions *o, const FlagList *arguments, Err *
     if (rc == ERR_OK && file_exists(path)) {
         if (o->resume)
             rc = compare_options(now, path, err);
-        else if (!o->overwrite)
+        else if (!o->overwrite && models)
             rc = err_set(err, ERR_ARGUMENT,
                          "%s holds a run already: continue it with --resume, or begin anew with --overwrite",
                          o->out);
