@@ -24,6 +24,7 @@
 #include "core/mem.h"
 #include "core/progress.h"
 #include "core/rng.h"
+#include "model/ops_x86.h"
 #include "model/safetensors.h"
 #include "tests/tiny_spm.h"
 #include "train/train_cmd.h"
@@ -430,6 +431,36 @@ static void expect_refusal(int status, const char *message, Run run) {
     assert_string_equal(messages(), message);
 }
 
+/* A run goes on in the precision that "auto" was, or says why it cannot. */
+static void test_precision(void **state) {
+    (void)state;
+    char expected[700];
+    expect(0, start(at("fp32"), WITH(SCRATCH, "--max_steps", "2", "--precision", "fp32")));
+    expect_refusal(2, "router: precision: found bf16, but backend blas computes in fp32\n",
+                   start(at("refused"), WITH(SCRATCH, "--backend", "blas", "--precision", "bf16")));
+    expect_refusal(2, "router: precision: found 'bf17', expected one of auto|fp32|bf16\n",
+                   start(at("refused"), WITH(SCRATCH, "--precision", "bf17")));
+    if (!ops_x86_kernel(true)) {
+        expect(1, start(at("refused"), WITH(SCRATCH, "--precision", "bf16")));
+        assert_true(strncmp(messages(), "router: bf16 needs a processor with ", 36) == 0);
+        return;
+    }
+    expect(0, start(at("bf16"), WITH(SCRATCH, "--max_steps", "2", "--backend", "x86")));
+    const char *given = getenv("ROUTER_KERNELS"); /* NOLINT(concurrency-mt-unsafe): one thread */
+    setenv("ROUTER_KERNELS", "avx2", 1);          /* NOLINT(concurrency-mt-unsafe) */
+    (void)snprintf(
+        expected, sizeof expected,
+        "router: the run in %s began on backend x86 in bf16, which this processor does not have: continue it "
+        "where it began, or begin anew with --overwrite\n",
+        at("bf16"));
+    expect_refusal(1, expected,
+                   start(at("bf16"), WITH(SCRATCH, "--max_steps", "2", "--backend", "x86", "--resume")));
+    if (given)
+        setenv("ROUTER_KERNELS", given, 1); /* NOLINT(concurrency-mt-unsafe) */
+    else
+        unsetenv("ROUTER_KERNELS"); /* NOLINT(concurrency-mt-unsafe) */
+}
+
 static void test_options(void **state) {
     (void)state;
     char expected[700];
@@ -602,17 +633,12 @@ int main(void) {
     progress_quiet(true);
     const struct CMUnitTest tests[] = {
         /* in this order: the later ones need what the first leaves */
-        cmocka_unit_test(test_twice),
-        cmocka_unit_test(test_learns),
-        cmocka_unit_test(test_interrupt),
-        cmocka_unit_test(test_kill),
-        cmocka_unit_test(test_tuned),
-        cmocka_unit_test(test_full_disk),
-        cmocka_unit_test(test_not_finite),
-        cmocka_unit_test(test_options),
-        cmocka_unit_test(test_variants),
-        cmocka_unit_test(test_early_stopping),
-        cmocka_unit_test(test_allocates_nothing),
+        cmocka_unit_test(test_twice),          cmocka_unit_test(test_learns),
+        cmocka_unit_test(test_interrupt),      cmocka_unit_test(test_kill),
+        cmocka_unit_test(test_tuned),          cmocka_unit_test(test_full_disk),
+        cmocka_unit_test(test_not_finite),     cmocka_unit_test(test_precision),
+        cmocka_unit_test(test_options),        cmocka_unit_test(test_variants),
+        cmocka_unit_test(test_early_stopping), cmocka_unit_test(test_allocates_nothing),
     };
     return cmocka_run_group_tests_name("train", tests, prepare, clean);
 }

@@ -212,7 +212,14 @@ static ErrCode open_backend(Trainer *t, Err *err) {
     if (o->resume) TRY(ckpt_load_state(&saved, &found, t->last_dir, err));
     const char *backend = found && strcmp(o->backend, "auto") == 0 ? saved.backend : o->backend;
     const char *precision = found && strcmp(o->precision, "auto") == 0 ? saved.precision : o->precision;
-    TRY(ops_open(&t->ops, backend, precision, t->threads, err));
+    const ErrCode rc = ops_open(&t->ops, backend, precision, t->threads, err);
+    if (rc == ERR_BACKEND && found)
+        return err_set(err, rc,
+                       "the run in %s began on backend %s in %s, which this processor does not have: "
+                       "continue it where it "
+                       "began, or begin anew with --overwrite",
+                       o->out, saved.backend, saved.precision);
+    if (rc != ERR_OK) return rc;
     name_backend(&t->state, &t->ops);
     return ERR_OK;
 }
