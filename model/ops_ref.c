@@ -238,7 +238,7 @@ static Tile tile_of(const Attention *s, const Act *q, const Act *k, const Act *v
 /* p[i*L + j]: probabilities before dropout */
 static void tile_probabilities(double *p, const Tile *t, real scale) {
     for (int i = 0; i < t->L; i++) {
-        double *row = p + (size_t)i * (size_t)t->L, most = -INFINITY, sum = 0;
+        double *row = p + (size_t)i * (size_t)t->L, most = -(double)INFINITY, sum = 0;
         const real *q = t->q + (size_t)i * t->stride;
         for (int j = 0; j < t->L; j++) {
             const real *k = t->k + (size_t)j * t->stride;

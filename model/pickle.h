@@ -1,8 +1,6 @@
-/* model/pickle.h - pytorch_model.bin, both formats (zip since 1.6, and the legacy stream), through a
- * restricted unpickler: it can construct numbers, strings, tuples, lists, dicts, OrderedDicts and tensors
- * over the file's own storages, and nothing else. Any other opcode, global or argument is ERR_FORMAT that
- * names it. Nothing in the file is executed. Limits: 16 M opcodes, 1 M stack entries and memo slots, nesting
- * that is built iteratively; sizes are validated against the file before memory is allocated. */
+/* model/pickle.h - pytorch_model.bin, both formats (zip since 1.6, and the legacy stream), through the restricted
+ * unpickler of model/unpickle.h: nothing in the file is executed. Sizes are validated against the file before memory is
+ * allocated. */
 #ifndef MODEL_PICKLE_H
 #define MODEL_PICKLE_H
 
