@@ -11,7 +11,7 @@
 #include "core/progress.h"
 #include "core/rng.h"
 
-enum { SAMPLES_MOST = 1000, SAMPLES_LEAST = 3 };
+enum { SAMPLES_MOST = 1000, SAMPLES_LEAST = 3, DEVICE_TIMES = 10 };
 
 /* ---- prompts ---- */
 
@@ -90,18 +90,30 @@ double bench_median(double *values, int n) {
     return n % 2 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
 }
 
-BenchTime bench_time(double seconds, BenchWork *work, void *context) {
+BenchTime bench_time(double seconds, Ops *ops, BenchWork *work, void *context) {
     double took[SAMPLES_MOST];
+    const bool device = ops->device;
+    const int times = device ? DEVICE_TIMES : 1;
     int n = 0;
     work(context);
+    if (device) (void)ops->sync(ops, NULL);
     const double begin = progress_clock();
     while (n < SAMPLES_MOST && (n < SAMPLES_LEAST || progress_clock() - begin < seconds)) {
         const double from = progress_clock();
-        work(context);
-        took[n++] = progress_clock() - from;
+        for (int i = 0; i < times; i++) work(context);
+        if (device) (void)ops->sync(ops, NULL);
+        took[n++] = (progress_clock() - from) / times;
     }
     const double median = bench_median(took, n); /* sorts */
     return (BenchTime){took[0], median, n};
+}
+
+double bench_peak(const Bench *b) {
+    return b->ops.device ? b->device_flops : peaks_best(&b->peaks, b->precision, true);
+}
+
+double bench_memory_rate(const Bench *b) {
+    return b->ops.device ? b->device_bytes : peaks_best(&b->peaks, PEAKS_UPDATE, true);
 }
 
 /* ---- results ---- */

@@ -29,10 +29,10 @@
 #include "model/ops.h"
 
 typedef struct {
-    char *size, *model, *only, *tokens, *lengths, *precision;
+    char *size, *model, *only, *tokens, *lengths, *backend, *precision;
     int64_t rows, steps, threads, layers, micro_batch_tokens;
     double seconds; /* that one measurement takes, about */
-    bool json, quiet;
+    bool json, quiet, gradient_checkpointing;
 } BenchOptions;
 
 typedef struct {
@@ -41,6 +41,8 @@ typedef struct {
     Ops ops;
     Config config;
     Peaks peaks;
+    double device_flops,
+        device_bytes;    /* a device's: of large products in the precision of training, of y += x */
     PeaksKind precision; /* of the linear layers in training */
     FILE *out;           /* for tables; NULL with --json */
     cJSON *json;         /* the object, in any case */
@@ -50,6 +52,7 @@ typedef struct {
 
 /* The sections; those of operations and of inference add to one object each (inference to its list "latency"). Memory that they take is free again when they
  * return. */
+ErrCode bench_device(Bench *b, Err *err) ERR_CHECKED; /* measures a device's peaks */
 ErrCode bench_linear(Bench *b, cJSON *ops, Err *err) ERR_CHECKED;
 ErrCode bench_attention(Bench *b, cJSON *ops, Err *err) ERR_CHECKED;
 ErrCode bench_stream(Bench *b, cJSON *ops, Err *err) ERR_CHECKED;
@@ -70,11 +73,16 @@ typedef struct {
     int samples;
 } BenchTime;
 
-/* Repeats work(context), after one run that is not timed, for about `seconds` and at least three times. */
+/* Repeats work(context), after one run that is not timed, for about `seconds` and at least three times. On a device it is
+ * asked for several times before it is waited for, as training does. */
 typedef void BenchWork(void *context);
-BenchTime bench_time(double seconds, BenchWork *work, void *context);
+BenchTime bench_time(double seconds, Ops *ops, BenchWork *work, void *context);
 
 double bench_median(double *values, int n); /* sorts them */
+
+/* What products and the memory of the backend's machine can do, in operations and bytes a second. */
+double bench_peak(const Bench *b);
+double bench_memory_rate(const Bench *b);
 
 /* A line for people, when tables are wanted. */
 void bench_print(const Bench *b, const char *fmt, ...) ERR_PRINTF(2, 3);

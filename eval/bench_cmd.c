@@ -8,6 +8,7 @@
 #include "core/mem.h"
 #include "core/progress.h"
 #include "eval/bench.h"
+#include "model/config.h"
 #include "model/ops_blas.h"
 #include "model/ops_x86.h"
 
@@ -32,7 +33,11 @@ static const Flag FLAGS[] = {
      "#How\nTraining steps that are timed, after one that is not."},
     {"seconds", NULL, FLAG_FLOAT, AT(seconds), "0.3", 0.001, 60, NULL,
      "About how long each measurement is repeated; latencies four times that."},
-    {"precision", NULL, FLAG_CHOICE, AT(precision), "auto", 0, 0, "auto|fp32|bf16",
+    {"backend", NULL, FLAG_STRING, AT(backend), "auto", 0, 0, "NAME",
+     "What computes, as in `router train`: cuda for a GPU."},
+    {"gradient_checkpointing", NULL, FLAG_BOOL, AT(gradient_checkpointing), NULL, 0, 0, NULL,
+     "Training as with this option of `router train`."},
+    {"precision", NULL, FLAG_CHOICE, AT(precision), "auto", 0, 0, "auto|fp32|tf32|bf16",
      "Numbers that are multiplied in training, as in `router train`."},
     {"threads", NULL, FLAG_INT, AT(threads), "0", 0, 1024, NULL, "Threads; 0 is one for each CPU."},
     {"json", NULL, FLAG_BOOL, AT(json), NULL, 0, 0, NULL, "One JSON object instead of tables."},
@@ -142,7 +147,7 @@ static void describe(const Bench *b) {
     const Config *c = &b->config;
     const char *size = b->options->model ? b->options->model : b->options->size;
     const char *coretype = getenv("OPENBLAS_CORETYPE"); /* NOLINT(concurrency-mt-unsafe): nobody sets it */
-    const char *kernels = ops_blas_meter(&b->ops).kernels,
+    const char *kernels = b->ops.device ? b->ops.hardware : ops_blas_meter(&b->ops).kernels,
                *product = strcmp(b->ops.name, "x86") == 0 ? ops_x86_kernel(b->precision == PEAKS_BF16) : NULL;
     const int threads = threads_count(b->threads);
     char cpu[200];
@@ -213,11 +218,18 @@ static ErrCode measure(Bench *b, int sections, Err *err) {
     TRY(shape_of(&b->config, o, err));
     TRY(bench_lengths(b, err));
     TRY(threads_open(&b->threads, (int)o->threads, err));
-    TRY(ops_open(&b->ops, "auto", o->precision, b->threads, err));
+    TRY(ops_open(&b->ops, o->backend, o->precision, b->threads, err));
+    if (strcmp(b->ops.name, "ref") == 0 || strcmp(b->ops.name, "torch") == 0)
+        return err_set(err, ERR_ARGUMENT, "--backend: %s is there to be compared with, not to be measured",
+                       b->ops.name);
     b->precision = strcmp(b->ops.precision, "bf16") == 0 ? PEAKS_BF16 : PEAKS_FP32;
     describe(b);
-    TRY(peaks_measure(&b->peaks, b->threads, o->seconds, err));
-    if (sections & SECTION_PEAKS) report_peaks(b);
+    if (b->ops.device) {
+        TRY(bench_device(b, err));
+    } else {
+        TRY(peaks_measure(&b->peaks, b->threads, o->seconds, err));
+        if (sections & SECTION_PEAKS) report_peaks(b);
+    }
     cJSON *ops = sections & SECTION_OPS ? cJSON_AddObjectToObject(b->json, "ops") : NULL;
     if (sections & SECTION_LINEAR) TRY(bench_linear(b, ops, err));
     if (sections & SECTION_ATTENTION) TRY(bench_attention(b, ops, err));
@@ -225,7 +237,8 @@ static ErrCode measure(Bench *b, int sections, Err *err) {
     if (sections & SECTION_TRAIN) TRY(bench_train(b, err));
     cJSON *infer = sections & SECTION_INFER ? cJSON_AddObjectToObject(b->json, "infer") : NULL;
     if (infer) (void)cJSON_AddArrayToObject(infer, "latency");
-    if (sections & SECTION_INT8) TRY(bench_int8(b, infer, err));
+    if (sections & SECTION_INT8 && !b->ops.device)
+        TRY(bench_int8(b, infer, err)); /* exported files run on processors */
     if (sections & SECTION_CHECKPOINT) TRY(bench_checkpoint(b, infer, err));
     return ERR_OK;
 }

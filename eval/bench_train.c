@@ -66,7 +66,7 @@ static ErrCode train_step(Train *t, uint64_t step, Err *err) {
         Packed micro;
         next = cut(t, &micro, from);
         deberta_forward(&t->model, &micro);
-        (void)deberta_loss(&t->model, t->target + (size_t)from * K, NULL, 1 / (float)t->b->rows);
+        deberta_loss(&t->model, t->target + (size_t)from * K, NULL, 1 / (float)t->b->rows);
         deberta_backward(&t->model);
     }
     deberta_end(&t->model);
@@ -85,9 +85,10 @@ static ErrCode train_open(Train *t, Err *err) {
                                   .micro_sequences = b->rows,
                                   .longest = t->longest,
                                   .step_tokens = b->tokens,
-                                  .train = true};
+                                  .train = true,
+                                  .recompute = b->options->gradient_checkpointing};
     TRY(deberta_open(&t->model, &b->config, &t->ops, &limits, err));
-    TRY(formula_weights(&t->model.weights, &b->config, &rule, err));
+    TRY(formula_weights(&t->model.host_weights, &b->config, &rule, err));
     deberta_weights_changed(&t->model);
     return adamw_open(&t->adamw, &t->model, t->model.touched.capacity, err);
 }
@@ -137,6 +138,13 @@ static void report_shares(const Bench *b, const OpsMeter *meter, cJSON *list, do
     bench_print(b, "  %-16s %9.2f  %5.1f %%\n", "between them", 1e3 * left, 100 * left / seconds);
 }
 
+/* A device's memory is what was asked of it. */
+static double memory_of(const Train *t) {
+    return t->b->ops.device
+               ? (double)(deberta_bytes(&t->model) + adamw_bytes(&t->adamw) + t->b->ops.kept_bytes)
+               : bench_memory_peak();
+}
+
 static void report(const Train *t, cJSON *json, double *took, int64_t steps) {
     const Bench *b = t->b;
     cJSON *list = cJSON_AddArrayToObject(json, "steps");
@@ -148,7 +156,7 @@ static void report(const Train *t, cJSON *json, double *took, int64_t steps) {
         (void)snprintf(text, sizeof text, "%.6g", took[i]);
         (void)cJSON_AddItemToArray(list, cJSON_CreateRaw(text));
     }
-    const double median = bench_median(took, (int)steps), peak = peaks_best(&b->peaks, b->precision, true);
+    const double median = bench_median(took, (int)steps), peak = bench_peak(b);
     const char *precision = b->ops.precision;
     (void)cJSON_AddStringToObject(json, "precision", precision);
     (void)cJSON_AddNumberToObject(json, "rows", b->rows);
@@ -161,20 +169,32 @@ static void report(const Train *t, cJSON *json, double *took, int64_t steps) {
     bench_number(json, "tokens_per_second", b->tokens / median);
     bench_number(json, "operations", flops);
     bench_number(json, "of_peak", flops / median / peak);
-    bench_number(json, "peak_bytes", bench_memory_peak());
+    bench_number(json, "peak_bytes", memory_of(t));
     bench_print(
         b,
         "\nTraining step, %d prompts of %d to %d tokens (mean %.1f), %d micro-batch%s, dropout, AdamW\n"
         "  %.3f s, %.0f tokens/s; %.1f GFLOP/s = %.0f %% of the %s peak; peak memory %.0f MB\n",
         b->rows, b->lengths[0], t->longest, (double)b->tokens / b->rows, t->micros,
         t->micros == 1 ? "" : "es", median, b->tokens / median, flops / median * 1e-9,
-        100 * flops / median / peak, precision, 1e-6 * bench_memory_peak());
-    report_shares(b, &t->meter, cJSON_AddArrayToObject(json, "shares"), sum / (double)steps, steps);
+        100 * flops / median / peak, precision, 1e-6 * memory_of(t));
+    if (!b->ops.device)
+        report_shares(b, &t->meter, cJSON_AddArrayToObject(json, "shares"), sum / (double)steps, steps);
+}
+
+/* One more step, in which each operation is waited for. */
+static ErrCode device_shares(Train *t, cJSON *json, Err *err) {
+    ops_meter_reset(&t->meter);
+    t->meter.waits = true;
+    const double from = progress_clock();
+    TRY(train_step(t, 1, err));
+    bench_print(t->b, "  One operation after the other:\n");
+    report_shares(t->b, &t->meter, cJSON_AddArrayToObject(json, "shares"), progress_clock() - from, 1);
+    return ERR_OK;
 }
 
 ErrCode bench_train(Bench *b, Err *err) {
     Train t = {.b = b};
-    double took[STEPS_MOST];
+    double took[STEPS_MOST], asked = 0;
     const int64_t steps = b->options->steps < STEPS_MOST ? b->options->steps : STEPS_MOST;
     Progress p;
     bench_memory_reset();
@@ -186,10 +206,17 @@ ErrCode bench_train(Bench *b, Err *err) {
         const double from = progress_clock();
         rc = train_step(&t, (uint64_t)s + 1, err);
         took[s] = progress_clock() - from;
+        asked += (t.meter.asked - from) / (double)steps;
         progress_update(&p, (uint64_t)s + 1, "training steps");
     }
     progress_end(&p);
-    if (rc == ERR_OK) report(&t, cJSON_AddObjectToObject(b->json, "train"), took, steps);
+    cJSON *json = cJSON_AddObjectToObject(b->json, "train");
+    if (rc == ERR_OK) report(&t, json, took, steps);
+    if (rc == ERR_OK && b->ops.device) {
+        bench_number(json, "asked_seconds", asked);
+        bench_print(b, "  The program had asked for all of it after %.1f ms\n", 1e3 * asked);
+        rc = device_shares(&t, json, err);
+    }
     train_close(&t);
     return rc;
 }

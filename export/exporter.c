@@ -160,7 +160,7 @@ static ErrCode add_dev_metrics(Exporter *x, Err *err) {
 /* One digest over the weights as they were computed with: the same for every format of the checkpoint. */
 static ErrCode add_digests(Exporter *x, Err *err) {
     size_t count;
-    ParamView *list = params_list(&x->classifier.model.weights, &x->classifier.config, &count);
+    ParamView *list = params_list(&x->classifier.model.host_weights, &x->classifier.config, &count);
     if (!list) return err_set(err, ERR_MEMORY, "out of memory for the list of weights");
     unsigned char digest[SHA256_BYTES];
     char hex[SHA256_HEX];
@@ -317,7 +317,7 @@ static ErrCode fold(Exporter *x, size_t at, const real *rel, real *projected, co
 /* The same code counts (arena zeroed) and quantises. */
 static ErrCode quantise_all(Exporter *x, Progress *progress, Err *err) {
     const Config *c = &x->classifier.config;
-    const Params *p = &x->classifier.model.weights;
+    const Params *p = &x->classifier.model.host_weights;
     Ops *o = &x->classifier.ops;
     const int R = 2 * c->position_buckets, H = c->hidden_size;
     const bool counting = !x->arena.base;

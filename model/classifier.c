@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "core/mem.h"
+#include "model/config.h"
 #include "model/weights.h"
 
 enum { BATCH_TOKENS = 4096, BATCH_SEQUENCES = 256 };
@@ -28,10 +29,11 @@ ErrCode classifier_open(Classifier *c, const char *dir, const char *backend, int
                                   .longest = longest};
     rc = deberta_open(&c->model, &c->config, &c->ops, &limits, err);
     if (rc != ERR_OK) goto done;
-    rc = weights_load(&c->model.weights, &c->config, dir, 0, &report, err);
+    rc = weights_load(&c->model.host_weights, &c->config, dir, 0, &report, err);
     if (rc == ERR_OK && report.initialised.count)
         rc = err_set(err, ERR_ARGUMENT, "%s: the tensor %s is missing: it is not a trained classifier", dir,
                      report.initialised.items[0]);
+    if (rc == ERR_OK) deberta_weights_changed(&c->model);
 done:
     weights_report_free(&report);
     if (rc != ERR_OK) classifier_close(c);
@@ -95,9 +97,10 @@ ErrCode classifier_logits(Classifier *c, float *logits, const int32_t *const *id
         Packed packed;
         const size_t next = pack(&packed, &p, d, ids, at, count);
         deberta_forward(d, &packed);
+        const real *found = deberta_logits(d);
         for (size_t i = at; i < next; i++) {
             float *out = logits + p.order[i].index * K;
-            c->ops.get(&c->ops, out, d->logits + (i - at) * K, K * sizeof *out);
+            memcpy(out, found + (i - at) * K, K * sizeof *out);
             for (size_t k = 0; k < K && rc == ERR_OK; k++)
                 if (!isfinite(out[k]))
                     rc = err_set(err, ERR_NUMERIC, "sequence %u: logit %zu is not finite", p.order[i].index,

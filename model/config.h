@@ -1,4 +1,5 @@
-/* model/config.h - config.json of a DeBERTa-v3 sequence classifier, as Hugging Face writes it.
+/* model/config.h - what a model is made of: sizes, probabilities, labels; and config.json of a DeBERTa-v3 sequence
+ * classifier, as Hugging Face writes it (config_json.c).
  *
  * Every key is either honoured, known to make no difference here (name_or_path, torch_dtype, ...), or an
  * error that names it: a value that asks for another computation (position_biased_input true, type_vocab_size
@@ -6,9 +7,6 @@
  * > 0, ...) is never ignored. */
 #ifndef MODEL_CONFIG_H
 #define MODEL_CONFIG_H
-
-#include <cjson/cJSON.h>
-#include <stdint.h>
 
 #include "core/err.h"
 
@@ -26,20 +24,22 @@ typedef struct {
     char **labels;      /* num_labels names in the order of their ids; owned */
 } Config;
 
+struct cJSON; /* <cjson/cJSON.h> */
+
 /* Parses an object. Ranges are checked so that every size that is computed from a Config fits: sizes >= 1,
  * hidden_size divisible by the heads, hidden_size <= 8192, layers <= 256, vocabulary <= 4 M, positions <=
  * 65536. Absent keys take DebertaV2Config's defaults; where the default asks for another computation, absence
  * is an error. Names of labels come from id2label (LABEL_0 ... where only num_labels says how many; two where
  * architectures says DebertaV2ForSequenceClassification and nothing says how many, since Hugging Face leaves
  * its default out); ids must be 0 .. n-1 without a gap, names differ, and label2id, if there, must agree. */
-ErrCode config_parse(Config *out, const cJSON *root, Err *err) ERR_CHECKED;
+ErrCode config_parse(Config *out, const struct cJSON *root, Err *err) ERR_CHECKED;
 
 /* config.json itself, or a folder that holds one. */
 ErrCode config_read(Config *out, const char *path, Err *err) ERR_CHECKED;
 
 /* A tree that Hugging Face's DebertaV2Config reads back to the same values, with architectures, model_type,
  * id2label and label2id. */
-ErrCode config_json(cJSON **out, const Config *config, Err *err) ERR_CHECKED;
+ErrCode config_json(struct cJSON **out, const Config *config, Err *err) ERR_CHECKED;
 
 /* Replaces the labels by copies of names[0..n). */
 ErrCode config_set_labels(Config *config, const char *const *names, int n, Err *err) ERR_CHECKED;

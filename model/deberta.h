@@ -21,13 +21,17 @@
  * step, over the rows that the step's longest sequence can reach; micro-batches share them, and deberta_end takes the
  * gradient through them once. So
  *   a training step is   begin, (forward, loss, backward) per micro-batch, end
- *   inference is         begin once, forward per batch. */
+ *   inference is         begin once, forward per batch.
+ *
+ * Weights, gradients and activations lie in the backend's memory. The program reads and writes `host_weights` and the
+ * functions below that say so; on a host backend these are the same bytes. */
 #ifndef MODEL_DEBERTA_H
 #define MODEL_DEBERTA_H
 
 #include <stdbool.h>
 
 #include "core/err.h"
+#include "model/mirror.h"
 #include "model/ops.h"
 #include "model/packed.h"
 #include "model/params.h"
@@ -39,6 +43,7 @@ typedef struct {
     int step_tokens; /* training: most tokens of a whole step, which bounds the touched rows of the embedding
                       */
     bool train;      /* keep activations, allocate gradients */
+    bool recompute;  /* training: of each layer its output alone is kept, the rest computed again */
     bool
         all_hidden; /* compute all rows of the last layer's output, not only the first tokens', which is all that the
                         head reads */
@@ -55,19 +60,30 @@ typedef struct {
 
 /* The word embedding's gradient: rows of the tokens that occurred in this step. */
 typedef struct {
-    int32_t *slot; /* (V) row in `grad`, or -1 */
-    int32_t *ids;  /* (count) token of each row, in order of first occurrence */
-    real *grad;    /* (capacity, H) */
+    int32_t *slot; /* (V) row in `grad`, or -1; the program's */
+    int32_t *ids;  /* (count) token of each row, in order of first occurrence; the program's */
+    real *grad;    /* (capacity, H); the backend's */
     int count, capacity;
 } DebertaTouched;
+
+/* Integers that go with a batch or a step, filled by the program and read by operations. */
+typedef struct {
+    uint64_t *token_row, *first_row, *seq_row, *rel_row; /* dropout identities (N), (S), (S), (2B) */
+    int32_t *ids, *start;                                /* (N), (S + 1): of the packed batch */
+    int32_t *first_token, *slots;                        /* (S), (N) */
+    int32_t *rel_ids, *index;                            /* (2B), (2 longest - 1) of the step */
+    real *target, *weight;                               /* (S,K), (S) */
+} DebertaMaps;
 
 typedef struct {
     Config config; /* a copy */
     Ops *ops;      /* borrowed */
     DebertaLimits limits;
     Params weights, grads; /* grads.word is NULL: see touched */
-    Arena weight_arena, grad_arena, work_arena;
-    size_t grad_count; /* numbers in the gradient block after the layer table */
+    Params host_weights;   /* the program's view: deberta_weights_changed, _read_weights */
+    LayerParams *tables;   /* of the three */
+    Mirror weight_memory, grad_memory, work_memory, map_memory;
+    size_t grad_count; /* numbers in the gradient block */
     real *grad_block;
     bool grads_used; /* something was added to the gradients since they were zero */
     DebertaTouched touched;
@@ -77,14 +93,16 @@ typedef struct {
     Act *last_context, *last_x;         /* rows of the first tokens at the last layer (S,H) */
     Act *sum;                           /* what a norm is about to take, (N,H) or (R,H) */
     real *cls, *pool_in, *pool_pre, *pooled, *pooled_drop, *logits; /* (S,H), (S,K) */
-    real *dlogits, *loss, *scratch[8];                   /* scratch: (N,H) each but [3], which is (N,F) */
-    int32_t *first_token, *slots, *rel_ids;              /* (S), (N), (2B) */
-    uint64_t *token_row, *first_row, *seq_row, *rel_row; /* dropout identities (N), (S), (S), (2B) */
-    int32_t *index;                                      /* (2 longest - 1) of the step */
+    real *dlogits, *scratch[8];            /* scratch: (N,H) each but [3], which is (N,F) */
+    real *loss;                            /* (S) of rows since deberta_loss_sum, not scaled ... */
+    int losses;                            /* ... so many */
+    real *host_loss, *host_logits;         /* (S), (S,K): the program's */
+    DebertaMaps maps, host_maps;           /* the backend's, the program's */
     int step_longest, rel_first, rel_rows; /* rows of the position table that the step reaches */
     bool dropping;
     uint64_t drop_key;
-    Packed packed; /* of the last forward */
+    double pairs;  /* Attention.pairs of the last forward */
+    Packed packed; /* of the last forward; ids and start are the backend's */
 } Deberta;
 
 /* Allocates everything; weights are zero until weights_load or weights_init fills deberta->weights. `config`
@@ -96,22 +114,29 @@ void deberta_close(Deberta *d);
 /* Bytes that the model holds, what the backend keeps for itself left out. */
 size_t deberta_bytes(const Deberta *d);
 
-/* To be called when weights were written after deberta_open by something else than the optimiser. */
+/* To be called when host_weights were written; and before they are read, as the optimiser changes the backend's. */
 void deberta_weights_changed(Deberta *d);
+void deberta_read_weights(const Deberta *d);
 
 /* Starts a step (zeroes the gradients when training) or, for inference, prepares the position tables.
  * longest: of all sequences that follow until deberta_end. drop_key: dropout masks; used only when `dropout`.
  */
 void deberta_begin(Deberta *d, int longest, bool dropout, uint64_t drop_key);
 
-/* logits (S,K) in d->logits, hidden states in d->x0 and d->layers[l].y (of the last layer, unless limits.all_hidden,
- * the first tokens' only: (S,H)). */
+/* logits in d->logits (deberta_logits reads them), hidden states in d->x0 and d->layers[l].y: of the last layer, unless
+ * limits.all_hidden, the first tokens' only, (S,H). */
 void deberta_forward(Deberta *d, const Packed *packed);
 
-/* Loss of the last forward, not scaled: sum over its rows, times weight[s] (NULL: 1). target (S,K) sums to 1
- * per row (or is the number to predict when K = 1). scale multiplies the gradients: 1 / (rows or weights of
- * the whole step) gives the mean. Writes d->dlogits, which deberta_backward starts from. */
-double deberta_loss(Deberta *d, const real *target, const real *weight, real scale);
+/* Logits (S,K) of the last forward, until the next; waits. */
+const real *deberta_logits(const Deberta *d);
+
+/* Loss of the last forward: per row, times weight[s] (NULL: 1). target (S,K) sums to 1 per row (or is the number to
+ * predict when K = 1). scale multiplies the gradients: 1 / (rows or weights of the whole step) gives the mean. Writes
+ * d->dlogits, which deberta_backward starts from. Does not wait. */
+void deberta_loss(Deberta *d, const real *target, const real *weight, real scale);
+
+/* Sum over all rows since it was called last, of at most micro_sequences; not scaled; waits. */
+double deberta_loss_sum(Deberta *d);
 
 void deberta_backward(Deberta *d);
 
@@ -135,12 +160,15 @@ enum {
 typedef struct {
     bool first;          /* of each sequence, the first token */
     int N;               /* rows */
-    const uint64_t *row; /* their dropout identities */
+    const uint64_t *row; /* their dropout identities, in the backend's memory */
 } DebertaRows;
 DebertaRows deberta_rows(const Deberta *d, int l);
 
 /* Dropout of the running step with probability p (none when it does not drop). */
 Dropout deberta_dropout(const Deberta *d, double p, int layer, int site, const uint64_t *row);
 Attention deberta_attention(const Deberta *d, const Dropout *drop);
+
+/* Activations of layer l from its input. */
+void deberta_layer_forward(Deberta *d, int l, const Act *x);
 
 #endif

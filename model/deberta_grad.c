@@ -7,15 +7,17 @@
  * published embedding). */
 static void touch_tokens(Deberta *d) {
     DebertaTouched *t = &d->touched;
+    const DebertaMaps *m = &d->host_maps;
     for (int n = 0; n < d->packed.N; n++) {
-        const int32_t id = d->packed.ids[n];
+        const int32_t id = m->ids[n];
         if (id != d->config.pad_token_id && t->slot[id] < 0) {
             assert(t->count < t->capacity);
             t->slot[id] = t->count;
             t->ids[t->count++] = id;
         }
-        d->slots[n] = id == d->config.pad_token_id ? -1 : t->slot[id];
+        m->slots[n] = id == d->config.pad_token_id ? -1 : t->slot[id];
     }
+    mirror_put(&d->map_memory, m->slots, (size_t)d->packed.N * sizeof *m->slots);
 }
 
 /* dy comes in scratch[1], dx goes out there. */
@@ -28,7 +30,7 @@ static void layer_backward(Deberta *d, int l, const Act *x) {
     const int N = d->packed.N, H = c->hidden_size, F = c->intermediate_size;
     const DebertaRows rows = deberta_rows(d, l);
     const Dropout probs =
-        deberta_dropout(d, c->attention_probs_dropout_prob, l, DEBERTA_SITE_PROBS, d->token_row);
+        deberta_dropout(d, c->attention_probs_dropout_prob, l, DEBERTA_SITE_PROBS, d->maps.token_row);
     const Dropout attn = deberta_dropout(d, c->hidden_dropout_prob, l, DEBERTA_SITE_ATTENTION, rows.row);
     const Dropout ffn = deberta_dropout(d, c->hidden_dropout_prob, l, DEBERTA_SITE_FFN, rows.row);
     const Attention shape = deberta_attention(d, &probs);
@@ -46,21 +48,21 @@ static void layer_backward(Deberta *d, int l, const Act *x) {
     o->linear_grad(o, dfirst, 0, g->o_w, g->o_b, dt, rows.first ? d->last_context : y->context, w->o_w, NULL,
                    rows.N, H, H);
     if (rows.first) {
-        o->scatter(o, dx, residual, d->first_token, N, rows.N, H);
-        o->scatter(o, dcontext, dfirst, d->first_token, N, rows.N, H);
+        o->scatter(o, dx, residual, d->maps.first_token, N, rows.N, H);
+        o->scatter(o, dcontext, dfirst, d->maps.first_token, N, rows.N, H);
     }
     o->attention_grad(o, dq, dk, dv, y->dkr, y->dqr, dcontext, y->q, y->k, y->v, y->kr, y->qr, &shape);
-    o->linear_grad(o, dx, 1, g->q_w, g->q_b, dq, x, w->q_w, NULL, N, H, H);
-    o->linear_grad(o, dx, 1, g->k_w, g->k_b, dk, x, w->k_w, NULL, N, H, H);
-    o->linear_grad(o, dx, 1, g->v_w, g->v_b, dv, x, w->v_w, NULL, N, H, H);
+    o->linear_group_grad(o, dx, 1, (real *const[]){g->q_w, g->k_w, g->v_w},
+                         (real *const[]){g->q_b, g->k_b, g->v_b}, (real *const[]){dq, dk, dv}, x,
+                         (const real *const[]){w->q_w, w->k_w, w->v_w}, 3, N, H, H);
 }
 
 void deberta_backward(Deberta *d) {
     Ops *o = d->ops;
     const Config *c = &d->config;
     const int N = d->packed.N, S = d->packed.S, H = c->hidden_size, layers = c->num_hidden_layers;
-    const Dropout pool = deberta_dropout(d, c->pooler_dropout, -1, DEBERTA_SITE_POOL, d->seq_row);
-    const Dropout head = deberta_dropout(d, c->cls_dropout, -1, DEBERTA_SITE_HEAD, d->seq_row);
+    const Dropout pool = deberta_dropout(d, c->pooler_dropout, -1, DEBERTA_SITE_POOL, d->maps.seq_row);
+    const Dropout head = deberta_dropout(d, c->cls_dropout, -1, DEBERTA_SITE_HEAD, d->maps.seq_row);
     real *dpooled = d->scratch[2], *dcls = d->scratch[4];
     d->grads_used = true;
     o->linear_real_grad(o, dpooled, 0, d->grads.head_w, d->grads.head_b, d->dlogits, d->pooled_drop,
@@ -69,16 +71,20 @@ void deberta_backward(Deberta *d) {
     o->linear_real_grad(o, dcls, 0, d->grads.pool_w, d->grads.pool_b, dpooled, d->pool_in, d->weights.pool_w,
                         d->pool_pre, S, H, H);
     o->dropout_real(o, d->limits.all_hidden ? dcls : d->scratch[1], dcls, &pool, S, H);
-    if (d->limits.all_hidden) o->scatter(o, d->scratch[1], dcls, d->first_token, N, S, H);
-    for (int l = layers - 1; l >= 0; l--) layer_backward(d, l, l ? d->layers[l - 1].y : d->x0);
+    if (d->limits.all_hidden) o->scatter(o, d->scratch[1], dcls, d->maps.first_token, N, S, H);
+    for (int l = layers - 1; l >= 0; l--) {
+        const Act *x = l ? d->layers[l - 1].y : d->x0;
+        if (d->limits.recompute && l < layers - 1) deberta_layer_forward(d, l, x);
+        layer_backward(d, l, x);
+    }
     const Dropout none = {0};
     const Dropout embed =
-        deberta_dropout(d, c->hidden_dropout_prob, -1, DEBERTA_SITE_EMBEDDING, d->token_row);
+        deberta_dropout(d, c->hidden_dropout_prob, -1, DEBERTA_SITE_EMBEDDING, d->maps.token_row);
     if (embed.p > 0) o->dropout_real(o, d->scratch[1], d->scratch[1], &embed, N, H);
     o->norm_grad(o, d->scratch[2], NULL, d->grads.embed_norm_w, d->grads.embed_norm_b, d->scratch[1],
                  d->x0_xhat, d->x0_rstd, d->weights.embed_norm_w, &none, N, H);
     touch_tokens(d);
-    o->embed_grad(o, d->touched.grad, d->slots, d->scratch[2], N, H);
+    o->embed_grad(o, d->touched.grad, d->maps.slots, d->scratch[2], N, H);
 }
 
 void deberta_end(Deberta *d) {
@@ -93,10 +99,11 @@ void deberta_end(Deberta *d) {
         const LayerParams *g = &d->grads.layer[l];
         DebertaLayer *y = &d->layers[l];
         const Dropout drop =
-            deberta_dropout(d, c->hidden_dropout_prob, l, DEBERTA_SITE_REL, d->rel_row + d->rel_first);
+            deberta_dropout(d, c->hidden_dropout_prob, l, DEBERTA_SITE_REL, d->maps.rel_row + d->rel_first);
         o->dropout(o, dropped, d->rel, &drop, R, H);
-        o->linear_grad(o, ddropped, 0, g->k_w, g->k_b, y->dkr, dropped, w->k_w, NULL, R, H, H);
-        o->linear_grad(o, ddropped, 1, g->q_w, g->q_b, y->dqr, dropped, w->q_w, NULL, R, H, H);
+        o->linear_group_grad(o, ddropped, 0, (real *const[]){g->q_w, g->k_w}, (real *const[]){g->q_b, g->k_b},
+                             (real *const[]){y->dqr, y->dkr}, dropped, (const real *const[]){w->q_w, w->k_w},
+                             2, R, H, H);
         o->dropout_real(o, ddropped, ddropped, &drop, R, H);
         o->add(o, d->drel, ddropped, (size_t)R * (size_t)H);
     }

@@ -44,7 +44,7 @@ static void embed(Act *out, const float *table, const int32_t *ids, int from, in
     }
 }
 
-static void get_act(float *y, const Act *in, size_t n) {
+static void widen(float *y, const Act *in, size_t n) {
     const ActNumber *x = in;
     for (size_t i = 0; i < n; i += W) {
         const int k = n - i < W ? (int)(n - i) : W;
@@ -161,7 +161,7 @@ static void rows_out(float *y, size_t stride, const float *c, size_t ldc, int ro
 }
 
 static void adamw(float *restrict p, float *restrict m, float *restrict v, const float *restrict g, size_t n,
-                  const AdamwStep *a) {
+                  const AdamwRates *a) {
     const float b1 = (float)a->beta1, b2 = (float)a->beta2, c1 = (float)(1 - a->beta1),
                 c2 = (float)(1 - a->beta2);
     const float clip = (float)a->clip, decay = (float)a->decay, rate = (float)(a->lr / a->bias1),
@@ -194,7 +194,7 @@ const Kernels SIMD_NAME(kernels_, KERNELS_SUFFIX) = {
     .gelu = gelu,
     .gelu_grad = gelu_grad,
     .embed = embed,
-    .get_act = get_act,
+    .widen = widen,
     .norm = norm,
     .norm_grad = norm_grad,
     .dropout = dropout,

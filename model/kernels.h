@@ -59,7 +59,7 @@ typedef struct {
     /* z (n) to gelu(z), in place or not; and dz = dy * gelu'(z), in place or not */
     void (*gelu)(float *y, const float *z, size_t n);
     void (*gelu_grad)(float *dz, const float *dy, const Act *z, size_t n);
-    void (*get_act)(float *y, const Act *x, size_t n);
+    void (*widen)(float *y, const Act *x, size_t n);
     /* rows [from, to) of the operations of the same name in ops.h; s (H) is scratch */
     void (*embed)(Act *y, const float *table, const int32_t *ids, int from, int to, int H);
     void (*norm)(Act *y, Act *xhat, float *rstd, const Act *x, const Act *r, const float *w, const float *b,
@@ -76,7 +76,7 @@ typedef struct {
                        int rows, int cols);
     void (*rows_out)(float *y, size_t stride, const float *c, size_t ldc, int rows, int cols,
                      int add); /* y (+)= c */
-    void (*adamw)(float *p, float *m, float *v, const float *g, size_t n, const AdamwStep *step);
+    void (*adamw)(float *p, float *m, float *v, const float *g, size_t n, const AdamwRates *rates);
     double (*sumsq)(const float *x, size_t n);
     const AttentionKernels *attention;
 } Kernels;

@@ -3,6 +3,7 @@
  * depend on it. */
 #include <cblas.h>
 #undef I /* <complex.h> comes with cblas.h; here I is the number of inputs */
+#include <math.h>
 #include <string.h>
 
 #include "core/cpu.h"
@@ -134,7 +135,7 @@ typedef struct {
     const float *x, *w, *b, *rstd;
     const Dropout *drop;
     const int32_t *ids;
-    const AdamwStep *step;
+    const AdamwRates *rates;
     double *sums;
     int N, H;
     size_t n, block;
@@ -292,8 +293,8 @@ static void blas_embed(Ops *o, Act *y, const float *table, const int32_t *ids, i
     threads_run(o->threads, embed_task, &a, row_tasks(N));
 }
 
-static void blas_get_act(Ops *o, float *host, const Act *x, size_t n) {
-    ((const Blas *)o->context)->kernels->get_act(host, x, n);
+static void blas_widen(Ops *o, float *y, const Act *x, size_t n) {
+    ((const Blas *)o->context)->kernels->widen(y, x, n);
 }
 
 /* Rows of a few sequences. */
@@ -307,34 +308,55 @@ static void adamw_task(void *arg, size_t i, int thread) {
     const Rows *a = arg;
     (void)thread;
     const size_t at = i * a->block;
-    a->kernels->adamw(a->y + at, a->m + at, a->v + at, a->dr + at, block_at(a, i), a->step);
+    a->kernels->adamw(a->y + at, a->m + at, a->v + at, a->dr + at, block_at(a, i), a->rates);
     memset(a->dr + at, 0, block_at(a, i) * sizeof *a->dr);
 }
 
-void ops_blas_adamw(Ops *o, float *p, float *m, float *v, float *g, size_t n, const AdamwStep *step) {
+void ops_blas_adamw_tensor(Ops *o, const AdamwTensor *t, const AdamwRates *rates) {
     const Blas *c = o->context;
-    Rows a = {
-        .kernels = c->kernels, .y = p, .m = m, .v = v, .dr = g, .n = n, .block = ADAMW_NUMBERS, .step = step};
+    Rows a = {.kernels = c->kernels,
+              .y = t->p,
+              .m = t->m,
+              .v = t->v,
+              .dr = t->g,
+              .n = t->n,
+              .block = ADAMW_NUMBERS,
+              .rates = rates};
     threads_run(o->threads, adamw_task, &a, block_tasks(&a));
 }
 
+static void blas_adamw(Ops *o, const AdamwTensor *list, size_t count, const AdamwStep *step) {
+    for (size_t i = 0; i < count && !isnan(step->norm->clip); i++) {
+        const AdamwRates rates = ops_adamw_rates(step, list[i].rate, list[i].decays);
+        ops_blas_adamw_tensor(o, &list[i], &rates);
+    }
+}
+
+typedef struct {
+    const Blas *blas;
+    const AdamwRows *rows;
+    AdamwRates rates;
+} RowRates;
+
 static void adamw_rows_task(void *arg, size_t i, int thread) {
-    const AdamwRows *a = arg;
-    const Blas *c = a->context;
+    const RowRates *task = arg;
+    const AdamwRows *a = task->rows;
+    const Blas *c = task->blas;
     (void)thread;
     const size_t H = (size_t)a->H;
     const int to = (int)(i + 1) * ROWS < a->rows ? (int)(i + 1) * ROWS : a->rows;
     for (int r = (int)i * ROWS; r < to; r++) {
-        const int32_t slot = a->slot[a->ids[r]];
-        c->kernels->adamw(a->table + (size_t)a->ids[r] * H, a->m + (size_t)r * H, a->v + (size_t)r * H,
-                          slot < 0 ? c->zeros : a->grad + (size_t)slot * H, H, a->step);
+        float *p = a->table + (size_t)a->ids[r] * H;
+        for (size_t h = 0; r >= a->fresh && a->owed != 1 && h < H; h++)
+            p[h] = (float)((double)p[h] * a->owed);
+        c->kernels->adamw(p, a->m + (size_t)r * H, a->v + (size_t)r * H,
+                          a->slot[r] < 0 ? c->zeros : a->grad + (size_t)a->slot[r] * H, H, &task->rates);
     }
 }
 
 static void blas_adamw_rows(Ops *o, const AdamwRows *rows) {
-    AdamwRows a = *rows;
-    a.context = o->context;
-    threads_run(o->threads, adamw_rows_task, &a, row_tasks(rows->rows));
+    RowRates a = {o->context, rows, ops_adamw_rates(rows->step, rows->rate, true)};
+    if (!isnan(a.rates.clip)) threads_run(o->threads, adamw_rows_task, &a, row_tasks(rows->rows));
 }
 
 static void sumsq_task(void *arg, size_t i, int thread) {
@@ -343,14 +365,14 @@ static void sumsq_task(void *arg, size_t i, int thread) {
     a->sums[i] = a->kernels->sumsq(a->x + i * a->block, block_at(a, i));
 }
 
-static double blas_sumsq(Ops *o, const float *x, size_t n) {
+static void blas_sumsq(Ops *o, OpsNorm *norm, const float *x, size_t n) {
     const Blas *c = o->context;
     Rows a = {.kernels = c->kernels, .x = x, .n = n, .block = BLOCK_NUMBERS, .sums = c->sums};
     while (block_tasks(&a) > SUM_BLOCKS) a.block *= 2;
     threads_run(o->threads, sumsq_task, &a, block_tasks(&a));
     double sum = 0;
     for (size_t i = 0; i < block_tasks(&a); i++) sum += c->sums[i];
-    return sum;
+    norm->sum += sum;
 }
 
 /* ---- attention ---- */
@@ -546,7 +568,7 @@ ErrCode ops_blas_open(Ops *o, size_t context_bytes, Err *err) {
     o->linear_grad = blas_linear_grad;
     o->linear_real = blas_linear_real;
     o->linear_real_grad = blas_linear_real_grad;
-    o->get_act = blas_get_act;
+    o->widen = blas_widen;
     o->gather = blas_gather;
     o->norm = blas_norm;
     o->norm_grad = blas_norm_grad;
@@ -555,7 +577,7 @@ ErrCode ops_blas_open(Ops *o, size_t context_bytes, Err *err) {
     o->attention = blas_attention;
     o->attention_grad = blas_attention_grad;
     o->sumsq = blas_sumsq;
-    o->adamw = ops_blas_adamw;
+    o->adamw = blas_adamw;
     o->adamw_rows = blas_adamw_rows;
     return ERR_OK;
 }
@@ -565,6 +587,8 @@ ErrCode ops_blas_fill(Ops *o, Err *err) {
 }
 
 OpsBlasMeter ops_blas_meter(const Ops *o) {
+    if (strcmp(o->name, "blas") != 0 && strcmp(o->name, "x86") != 0)
+        return (OpsBlasMeter){.kernels = o->device ? o->hardware : o->name};
     const Blas *b = o->context;
     OpsBlasMeter sum = {.kernels = b->kernels->name};
     for (int t = 0; t < threads_count(o->threads); t++) {

@@ -12,6 +12,7 @@ typedef struct {
     const char *kernels; /* instruction set of the other kernels: "avx512" */
 } OpsBlasMeter;
 
+/* Of a backend that does not stand on blas: nothing but what it runs on. */
 OpsBlasMeter ops_blas_meter(const Ops *o);
 
 /* What to be measured against: seconds of one cblas_sgemm call by OpenBLAS's own threading, best of several
@@ -43,6 +44,6 @@ typedef struct {
 ErrCode ops_blas_open(Ops *o, size_t context_bytes, Err *err) ERR_CHECKED;
 void ops_blas_close(Ops *o);
 ErrCode ops_blas_prepare(Ops *o, int tokens, int longest, int A, int D, Err *err) ERR_CHECKED;
-void ops_blas_adamw(Ops *o, float *p, float *m, float *v, float *g, size_t n, const AdamwStep *step);
+void ops_blas_adamw_tensor(Ops *o, const AdamwTensor *tensor, const AdamwRates *rates);
 
 #endif

@@ -9,6 +9,8 @@ static const char *const NAMES[OPS_METER_COUNT] = {
     [OPS_METER_EMBED_GRAD] = "embed_grad",
     [OPS_METER_LINEAR] = "linear",
     [OPS_METER_LINEAR_GRAD] = "linear_grad",
+    [OPS_METER_LINEAR_GROUP] = "linear_group",
+    [OPS_METER_LINEAR_GROUP_GRAD] = "linear_group_grad",
     [OPS_METER_LINEAR_REAL] = "linear_real",
     [OPS_METER_LINEAR_REAL_GRAD] = "linear_real_grad",
     [OPS_METER_NORM] = "norm",
@@ -36,12 +38,7 @@ void ops_meter_reset(OpsMeter *meter) {
 }
 
 double ops_meter_attention_flops(const Attention *shape) {
-    double pairs = 0;
-    for (int s = 0; s < shape->packed->S; s++) {
-        const double L = shape->packed->start[s + 1] - shape->packed->start[s];
-        pairs += L * L;
-    }
-    return 8 * pairs * shape->A * shape->D;
+    return 8 * shape->pairs * shape->A * shape->D;
 }
 
 static Ops *inner_of(const Ops *o) {
@@ -49,7 +46,9 @@ static Ops *inner_of(const Ops *o) {
 }
 
 static void add(const Ops *o, OpsMeterEntry entry, double from, double flops) {
-    OpsMeterSum *sum = &((OpsMeter *)o->context)->sum[entry];
+    OpsMeter *meter = o->context;
+    OpsMeterSum *sum = &meter->sum[entry];
+    if (meter->waits) (void)meter->inner->sync(meter->inner, NULL);
     sum->seconds += progress_clock() - from;
     sum->flops += flops;
     sum->calls++;
@@ -67,6 +66,7 @@ static void meter_put(Ops *o, void *device, const void *host, size_t bytes) {
     inner_of(o)->put(inner_of(o), device, host, bytes);
 }
 static void meter_get(Ops *o, void *host, const void *device, size_t bytes) {
+    ((OpsMeter *)o->context)->asked = progress_clock();
     inner_of(o)->get(inner_of(o), host, device, bytes);
 }
 static void meter_zero(Ops *o, void *device, size_t bytes) {
@@ -87,8 +87,8 @@ static ErrCode meter_bind(Ops *o, const ParamView *list, size_t count, bool trai
 static void meter_weights_changed(Ops *o) {
     inner_of(o)->weights_changed(inner_of(o));
 }
-static void meter_get_act(Ops *o, real *host, const Act *x, size_t n) {
-    inner_of(o)->get_act(inner_of(o), host, x, n);
+static void meter_widen(Ops *o, real *y, const Act *x, size_t n) {
+    inner_of(o)->widen(inner_of(o), y, x, n);
 }
 
 /* ---- operations ---- */
@@ -117,6 +117,21 @@ static void meter_linear_grad(Ops *o, real *dx, int add_dx, real *dw, real *db, 
     const double from = progress_clock();
     inner_of(o)->linear_grad(inner_of(o), dx, add_dx, dw, db, dy, x, w, pre, N, O, I);
     add(o, OPS_METER_LINEAR_GRAD, from, (dx ? 4.0 : 2.0) * N * O * I);
+}
+
+static void meter_linear_group(Ops *o, Act *const *y, const Act *x, const real *const *w,
+                               const real *const *b, int count, int N, int O, int I) {
+    const double from = progress_clock();
+    inner_of(o)->linear_group(inner_of(o), y, x, w, b, count, N, O, I);
+    add(o, OPS_METER_LINEAR_GROUP, from, 2.0 * count * N * O * I);
+}
+
+static void meter_linear_group_grad(Ops *o, real *dx, int add_dx, real *const *dw, real *const *db,
+                                    real *const *dy, const Act *x, const real *const *w, int count, int N,
+                                    int O, int I) {
+    const double from = progress_clock();
+    inner_of(o)->linear_group_grad(inner_of(o), dx, add_dx, dw, db, dy, x, w, count, N, O, I);
+    add(o, OPS_METER_LINEAR_GROUP_GRAD, from, (dx ? 4.0 : 2.0) * count * N * O * I);
 }
 
 static void meter_linear_real(Ops *o, real *y, real *pre, const real *x, const real *w, const real *b, int N,
@@ -199,16 +214,19 @@ static void meter_loss(Ops *o, real *loss, real *dlogits, const real *logits, co
     add(o, OPS_METER_LOSS, from, 0);
 }
 
-static double meter_sumsq(Ops *o, const real *x, size_t n) {
+static void meter_sumsq(Ops *o, OpsNorm *norm, const real *x, size_t n) {
     const double from = progress_clock();
-    const double sum = inner_of(o)->sumsq(inner_of(o), x, n);
+    inner_of(o)->sumsq(inner_of(o), norm, x, n);
     add(o, OPS_METER_SUMSQ, from, 0);
-    return sum;
 }
 
-static void meter_adamw(Ops *o, real *p, real *m, real *v, real *g, size_t n, const AdamwStep *step) {
+static void meter_clip(Ops *o, OpsNorm *norm, double most) {
+    inner_of(o)->clip(inner_of(o), norm, most);
+}
+
+static void meter_adamw(Ops *o, const AdamwTensor *list, size_t count, const AdamwStep *step) {
     const double from = progress_clock();
-    inner_of(o)->adamw(inner_of(o), p, m, v, g, n, step);
+    inner_of(o)->adamw(inner_of(o), list, count, step);
     add(o, OPS_METER_ADAMW, from, 0);
 }
 
@@ -224,6 +242,7 @@ void ops_meter_fill(Ops *out, OpsMeter *meter, Ops *inner) {
                  .precision = inner->precision,
                  .threads = inner->threads,
                  .context = meter,
+                 .device = inner->device,
                  .act_bytes = inner->act_bytes,
                  .alloc = meter_alloc,
                  .release = meter_release,
@@ -234,11 +253,13 @@ void ops_meter_fill(Ops *out, OpsMeter *meter, Ops *inner) {
                  .prepare = meter_prepare,
                  .bind = meter_bind,
                  .weights_changed = meter_weights_changed,
-                 .get_act = meter_get_act,
+                 .widen = meter_widen,
                  .embed = meter_embed,
                  .embed_grad = meter_embed_grad,
                  .linear = meter_linear,
                  .linear_grad = meter_linear_grad,
+                 .linear_group = meter_linear_group,
+                 .linear_group_grad = meter_linear_group_grad,
                  .linear_real = meter_linear_real,
                  .linear_real_grad = meter_linear_real_grad,
                  .norm = meter_norm,
@@ -252,6 +273,7 @@ void ops_meter_fill(Ops *out, OpsMeter *meter, Ops *inner) {
                  .add = meter_add,
                  .loss = meter_loss,
                  .sumsq = meter_sumsq,
+                 .clip = meter_clip,
                  .adamw = meter_adamw,
                  .adamw_rows = meter_adamw_rows};
 }

@@ -13,6 +13,8 @@ typedef enum {
     OPS_METER_EMBED_GRAD,
     OPS_METER_LINEAR,
     OPS_METER_LINEAR_GRAD,
+    OPS_METER_LINEAR_GROUP,
+    OPS_METER_LINEAR_GROUP_GRAD,
     OPS_METER_LINEAR_REAL,
     OPS_METER_LINEAR_REAL_GRAD,
     OPS_METER_NORM,
@@ -38,7 +40,9 @@ typedef struct {
 } OpsMeterSum;
 
 typedef struct {
-    Ops *inner; /* borrowed; it must not be closed before the meter's last use */
+    Ops *inner;   /* borrowed; it must not be closed before the meter's last use */
+    double asked; /* when something was last read from the backend: a device's work had all been asked for */
+    bool waits;   /* for each operation: on a device, seconds are otherwise those of asking for it */
     OpsMeterSum sum[OPS_METER_COUNT];
 } OpsMeter;
 

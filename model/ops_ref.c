@@ -78,9 +78,9 @@ static void ref_weights_changed(Ops *o) {
     (void)o;
 }
 
-static void ref_get_act(Ops *o, real *host, const Act *x, size_t n) {
+static void ref_widen(Ops *o, real *y, const Act *x, size_t n) {
     (void)o;
-    if (n) memcpy(host, x, n * sizeof *host);
+    if (n) memcpy(y, x, n * sizeof *y);
 }
 
 static void ref_embed(Ops *o, Act *to, const real *table, const int32_t *ids, int N, int H) {
@@ -135,6 +135,19 @@ static void ref_linear(Ops *o, Act *y, Act *pre, const Act *x, const real *w, co
 static void ref_linear_grad(Ops *o, real *dx, int add_dx, real *dw, real *db, real *dy, const Act *x,
                             const real *w, const Act *pre, int N, int O, int I) {
     ref_linear_real_grad(o, dx, add_dx, dw, db, dy, x, w, pre, N, O, I);
+}
+
+/* By the backend's own linear and linear_grad. */
+static void ref_linear_group(Ops *o, Act *const *y, const Act *x, const real *const *w, const real *const *b,
+                             int count, int N, int O, int I) {
+    for (int i = 0; i < count; i++) o->linear(o, y[i], NULL, x, w[i], b[i], N, O, I);
+}
+
+static void ref_linear_group_grad(Ops *o, real *dx, int add_dx, real *const *dw, real *const *db,
+                                  real *const *dy, const Act *x, const real *const *w, int count, int N,
+                                  int O, int I) {
+    for (int i = 0; i < count; i++)
+        o->linear_grad(o, dx, add_dx || i, dw[i], db[i], dy[i], x, w[i], NULL, N, O, I);
 }
 
 static double drop_factor(const Dropout *drop, uint64_t row_key, int column) {
@@ -358,14 +371,22 @@ static void ref_loss(Ops *o, real *loss, real *dlogits, const real *logits, cons
     }
 }
 
-static double ref_sumsq(Ops *o, const real *x, size_t n) {
+static void ref_sumsq(Ops *o, OpsNorm *norm, const real *x, size_t n) {
     (void)o;
     double sum = 0;
     for (size_t i = 0; i < n; i++) sum += (double)x[i] * (double)x[i];
-    return sum;
+    norm->sum += sum;
 }
 
-static void adamw(real *p, real *m, real *v, const real *g, size_t n, const AdamwStep *a) {
+static void ref_clip(Ops *o, OpsNorm *norm, double most) {
+    (void)o;
+    norm->norm = sqrt(norm->sum);
+    norm->sum = 0;
+    const double clip = most > 0 ? most / (norm->norm + 1e-6) : 1;
+    norm->clip = !isfinite(norm->norm) ? (double)NAN : clip < 1 ? clip : 1;
+}
+
+static void adamw(real *p, real *m, real *v, const real *g, size_t n, const AdamwRates *a) {
     for (size_t i = 0; i < n; i++) {
         const double d = (double)g[i] * a->clip;
         m[i] = (real)(a->beta1 * (double)m[i] + (1 - a->beta1) * d);
@@ -375,21 +396,28 @@ static void adamw(real *p, real *m, real *v, const real *g, size_t n, const Adam
     }
 }
 
-static void ref_adamw(Ops *o, real *p, real *m, real *v, real *g, size_t n, const AdamwStep *a) {
+static void ref_adamw(Ops *o, const AdamwTensor *list, size_t count, const AdamwStep *step) {
     (void)o;
-    adamw(p, m, v, g, n, a);
-    memset(g, 0, n * sizeof *g);
+    for (size_t i = 0; i < count && !isnan(step->norm->clip); i++) {
+        const AdamwTensor *t = &list[i];
+        const AdamwRates rates = ops_adamw_rates(step, t->rate, t->decays);
+        adamw(t->p, t->m, t->v, t->g, t->n, &rates);
+        memset(t->g, 0, t->n * sizeof *t->g);
+    }
 }
 
 static void ref_adamw_rows(Ops *o, const AdamwRows *a) {
     (void)o;
     const size_t H = (size_t)a->H;
-    for (int r = 0; r < a->rows; r++) {
-        const int32_t slot = a->slot[a->ids[r]];
+    const AdamwRates rates = ops_adamw_rates(a->step, a->rate, true);
+    for (int r = 0; r < a->rows && !isnan(rates.clip); r++) {
         real *p = a->table + (size_t)a->ids[r] * H, *m = a->m + (size_t)r * H, *v = a->v + (size_t)r * H;
         static const real ZERO = 0;
-        for (size_t h = 0; h < H; h++)
-            adamw(p + h, m + h, v + h, slot < 0 ? &ZERO : a->grad + (size_t)slot * H + h, 1, a->step);
+        for (size_t h = 0; h < H; h++) {
+            if (r >= a->fresh) p[h] = (real)((double)p[h] * a->owed);
+            adamw(p + h, m + h, v + h, a->slot[r] < 0 ? &ZERO : a->grad + (size_t)a->slot[r] * H + h, 1,
+                  &rates);
+        }
     }
 }
 
@@ -406,11 +434,13 @@ void ops_ref_fill(Ops *o) {
     o->act_bytes = sizeof(real);
     o->bind = ref_bind;
     o->weights_changed = ref_weights_changed;
-    o->get_act = ref_get_act;
+    o->widen = ref_widen;
     o->embed = ref_embed;
     o->embed_grad = ref_embed_grad;
     o->linear = ref_linear;
     o->linear_grad = ref_linear_grad;
+    o->linear_group = ref_linear_group;
+    o->linear_group_grad = ref_linear_group_grad;
     o->linear_real = ref_linear_real;
     o->linear_real_grad = ref_linear_real_grad;
     o->norm = ref_norm;
@@ -424,6 +454,7 @@ void ops_ref_fill(Ops *o) {
     o->add = ref_add;
     o->loss = ref_loss;
     o->sumsq = ref_sumsq;
+    o->clip = ref_clip;
     o->adamw = ref_adamw;
     o->adamw_rows = ref_adamw_rows;
 }

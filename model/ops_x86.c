@@ -7,6 +7,7 @@
  * The other operands are packed block by block on their way into the second-level cache. A task makes one block of a result; the depth of a block's passes is fixed, so that neither the cut nor the
  * threads show in a result. */
 #include <assert.h>
+#include <math.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -78,8 +79,8 @@ static void pack_strip(const GemmKernel *g, const Bound *b, int strip) {
 typedef struct {
     const X86 *x86;
     const Bound *bound;
-    float *p, *m, *v, *g;
-    const AdamwStep *step;
+    const AdamwTensor *tensor;
+    const AdamwRates *rates;
 } Strips;
 
 static int strips(int O) {
@@ -178,18 +179,22 @@ static void adamw_task(void *arg, size_t i, int thread) {
     (void)thread;
     const size_t from = i * STRIP * (size_t)s->bound->I, all = (size_t)s->bound->O * (size_t)s->bound->I,
                  n = all - from < STRIP * (size_t)s->bound->I ? all - from : STRIP * (size_t)s->bound->I;
-    s->x86->blas.kernels->adamw(s->p + from, s->m + from, s->v + from, s->g + from, n, s->step);
-    memset(s->g + from, 0, n * sizeof *s->g);
+    const AdamwTensor *t = s->tensor;
+    s->x86->blas.kernels->adamw(t->p + from, t->m + from, t->v + from, t->g + from, n, s->rates);
+    memset(t->g + from, 0, n * sizeof *t->g);
     pack_strip(s->x86->gemm, s->bound, (int)i);
 }
 
-static void x86_adamw(Ops *o, float *p, float *m, float *v, float *g, size_t n, const AdamwStep *step) {
+static void x86_adamw(Ops *o, const AdamwTensor *list, size_t count, const AdamwStep *step) {
     const X86 *x = o->context;
-    Strips s = {.x86 = x, .bound = find(x, p), .p = p, .m = m, .v = v, .g = g, .step = step};
-    if (s.bound && x->packed)
-        threads_run(o->threads, adamw_task, &s, (size_t)strips(s.bound->O));
-    else
-        ops_blas_adamw(o, p, m, v, g, n, step);
+    for (size_t i = 0; i < count && !isnan(step->norm->clip); i++) {
+        const AdamwRates rates = ops_adamw_rates(step, list[i].rate, list[i].decays);
+        Strips s = {.x86 = x, .bound = find(x, list[i].p), .tensor = &list[i], .rates = &rates};
+        if (s.bound && x->packed)
+            threads_run(o->threads, adamw_task, &s, (size_t)strips(s.bound->O));
+        else
+            ops_blas_adamw_tensor(o, &list[i], &rates);
+    }
 }
 
 /* ---- products ---- */

@@ -17,11 +17,11 @@ static real *place(Arena *arena, size_t rows, size_t cols) {
     return arena_push(arena, rows * (cols ? cols : 1), sizeof(real));
 }
 
-void params_layout(Params *out, Arena *arena, const Config *config, bool with_word) {
+void params_layout(Params *out, Arena *arena, const Config *config, bool with_word, LayerParams *table) {
     const Dims d = dims_of(config);
     const size_t V = with_word ? d.V : 0, H = d.H, F = d.F, R = d.R, K = d.K;
     *out = (Params){0};
-    out->layer = arena_push(arena, (size_t)config->num_hidden_layers, sizeof *out->layer);
+    out->layer = table ? table : arena_push(arena, (size_t)config->num_hidden_layers, sizeof *out->layer);
 #define PLACE(field, name, kind, rows, cols) out->field = place(arena, rows, cols);
     PARAMS_EMBEDDINGS(PLACE)
     for (int l = 0; l < config->num_hidden_layers; l++) {

@@ -85,8 +85,9 @@ typedef struct {
 
 /* Gives every weight its place in `arena` (which may be counting). Without `with_word` the word embeddings
  * get none: their gradient and moments are kept for touched rows only (train/adamw.h). The order in memory is
- * that of the list: embeddings, layers, top. */
-void params_layout(Params *out, Arena *arena, const Config *config, bool with_word);
+ * that of the list: embeddings, layers, top. table: where out->layer is, num_hidden_layers of them, for an arena that is
+ * not the program's memory; NULL: the arena's first bytes. */
+void params_layout(Params *out, Arena *arena, const Config *config, bool with_word, LayerParams *table);
 
 /* All weights in that order, word embeddings included; *count of them. Free with mem_free. NULL when memory
  * is short. */

@@ -55,7 +55,7 @@ for f in $library_files; do
         *.h)
             # (export/librouter.h is installed, and begins with the library's name)
             head -n 1 "$f" | grep -qE "^/\* (${f}|librouter) - " || say "$f: the first line must be '/* $f - what it is'"
-            ${CC:-cc} -std=c11 -D_POSIX_C_SOURCE=200809L -Wall -Wextra -Werror -I. -fsyntax-only -x c "$f" ||
+            ${CC:-cc} -std=c11 -D_POSIX_C_SOURCE=200809L -Wall -Wextra -Werror -I. -Itests/cuda -fsyntax-only -x c "$f" ||
                 say "$f: not self-contained"
             ;;
     esac
@@ -66,8 +66,12 @@ for f in $files; do
     case $f in
         tests/fuzz/fuzz_*) name=${f#tests/fuzz/fuzz_}; name=" ${name%.c}"; list=tests/fuzz/CMakeLists.txt ;;
         tests/fuzz/*.c) name=${f##*/}; list=tests/fuzz/CMakeLists.txt ;;
-        tests/test_*.c) name=${f#tests/test_}; name="router_test(${name%.c} "; list=tests/CMakeLists.txt ;;
-        tests/*.c) name=${f#tests/}; list=tests/CMakeLists.txt ;;
+        tests/test_*.c)
+            name=${f#tests/test_} list=tests/CMakeLists.txt
+            name="router_test(${name%.c} "
+            grep -qF -- "$name" $list || name=${f#tests/} # a program without cmocka
+            ;;
+        tests/*.c | tests/*.cpp) name=${f#tests/}; list=tests/CMakeLists.txt ;;
         *.c | *.cpp) name=$f; list=CMakeLists.txt ;;
         *) continue ;;
     esac

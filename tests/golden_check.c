@@ -16,6 +16,7 @@
 #include "core/mem.h"
 #include "core/threads.h"
 #include "model/buckets.h"
+#include "model/config.h"
 #include "model/deberta.h"
 #include "model/formula.h"
 #include "model/safetensors.h"
@@ -32,8 +33,9 @@ typedef struct {
     Safetensors expected;
     ParamView *weights, *grads;
     size_t params;
-    float *word_grad, *word; /* (V,H) dense copies */
-    int B, padded, N;        /* rows of the golden batch, their padded length, real tokens */
+    float *word_grad, *word;
+    float *grad_copy; /* of the model's grad_block */ /* (V,H) dense copies */
+    int B, padded, N; /* rows of the golden batch, their padded length, real tokens */
     int32_t *ids, *start, *seq;
     int *lengths;
     int64_t *labels;
@@ -216,8 +218,10 @@ static ErrCode load_weights(Check *c, Err *err) {
         TRY(path_of(&path, c, NAMES[i], err));
         const bool there = file_exists(path);
         mem_free(path);
+        if (!there) continue;
+        TRY(weights_load(&c->model.host_weights, &c->config, c->dir, 1, NULL, err));
         deberta_weights_changed(&c->model);
-        if (there) return weights_load(&c->model.weights, &c->config, c->dir, 1, NULL, err);
+        return ERR_OK;
     }
     const cJSON *exponents = cJSON_GetObjectItem(c->meta, "exponents");
     int64_t seed = 0, qk = 0, cls = 0, other = 0;
@@ -227,6 +231,7 @@ static ErrCode load_weights(Check *c, Err *err) {
     TRY(json_get_int(&other, exponents, "other", -60, 60, err));
     const FormulaRule rule = {(uint64_t)seed, (int)qk, (int)cls, (int)other};
     for (size_t i = 0; i < c->params; i++) formula_fill(&c->weights[i], &rule);
+    deberta_weights_changed(&c->model);
     return ERR_OK;
 }
 
@@ -237,7 +242,6 @@ static ErrCode load_weights(Check *c, Err *err) {
 static double step(Check *c, const float *target, const float *weight, double divisor, int backward,
                    void (*look)(Check *, int first, const Packed *)) {
     Deberta *d = &c->model;
-    double loss = 0;
     int longest = 0;
     for (int b = 0; b < c->B; b++) longest = c->lengths[b] > longest ? c->lengths[b] : longest;
     deberta_begin(d, longest, false, 0);
@@ -253,28 +257,39 @@ static double step(Check *c, const float *target, const float *weight, double di
         if (look) look(c, from, &packed);
         if (target) {
             const size_t K = (size_t)c->config.num_labels;
-            loss += deberta_loss(d, target + (size_t)from * K, weight + from, (float)(1 / divisor));
+            deberta_loss(d, target + (size_t)from * K, weight + from, (float)(1 / divisor));
             if (backward) deberta_backward(d);
         }
         from = to;
     }
     if (backward) deberta_end(d);
-    return loss / divisor;
+    return target ? deberta_loss_sum(d) / divisor : 0;
 }
 
 static float *seen_logits; /* (B,K), filled by look_logits */
 
 static void look_logits(Check *c, int first, const Packed *packed) {
     const size_t K = (size_t)c->config.num_labels;
-    memcpy(seen_logits + (size_t)first * K, c->model.logits, (size_t)packed->S * K * sizeof *seen_logits);
+    memcpy(seen_logits + (size_t)first * K, deberta_logits(&c->model),
+           (size_t)packed->S * K * sizeof *seen_logits);
 }
 
-/* (N,H) as floats; free with mem_free */
-static float *hidden_state(Check *c, int k) {
-    const size_t n = (size_t)c->model.packed.N * (size_t)c->config.hidden_size;
-    float *x = mem_alloc(n, sizeof *x);
-    if (x) c->ops.get_act(&c->ops, x, k ? c->model.layers[k - 1].y : c->model.x0, n);
+/* Activations (n) as floats; free with mem_free */
+static float *read_act(Check *c, const Act *act, size_t n) {
+    Ops *o = &c->ops;
+    float *x = mem_alloc(n, sizeof *x), *at = o->alloc(o, n * sizeof *x);
+    if (x && at) {
+        o->widen(o, at, act, n);
+        o->get(o, x, at, n * sizeof *x);
+    }
+    o->release(o, at);
     return x;
+}
+
+/* (N,H) */
+static float *hidden_state(Check *c, int k) {
+    return read_act(c, k ? c->model.layers[k - 1].y : c->model.x0,
+                    (size_t)c->model.packed.N * (size_t)c->config.hidden_size);
 }
 
 /* rows [B, padded, H] of expected hidden.k, real positions only */
@@ -325,13 +340,15 @@ static void look_hidden(Check *c, int first, const Packed *packed) {
 static void dense_word_grad(Check *c) {
     const size_t H = (size_t)c->config.hidden_size;
     memset(c->word_grad, 0, (size_t)c->config.vocab_size * H * sizeof *c->word_grad);
-    for (int i = 0; i < c->model.touched.count; i++)
-        memcpy(c->word_grad + (size_t)c->model.touched.ids[i] * H, c->model.touched.grad + (size_t)i * H,
-               H * sizeof *c->word_grad);
+    const DebertaTouched *t = &c->model.touched;
+    Ops *o = &c->ops;
+    for (int i = 0; i < t->count; i++)
+        o->get(o, c->word_grad + (size_t)t->ids[i] * H, t->grad + (size_t)i * H, H * sizeof *c->word_grad);
+    o->get(o, c->grad_copy, c->model.grad_block, c->model.grad_count * sizeof *c->grad_copy);
 }
 
 static const float *gradient(const Check *c, size_t i) {
-    return c->grads[i].data ? c->grads[i].data : c->word_grad;
+    return c->grads[i].data ? c->grad_copy + (c->grads[i].data - c->model.grad_block) : c->word_grad;
 }
 
 /* grad.* (or soft.grad.*): 1e-3 of the tensor's largest value, as the golden README suggests */
@@ -357,9 +374,9 @@ static void compare_samples(Check *c, const char *prefix, int is_gradient, doubl
         const size_t n = (size_t)param_count(&c->weights[i]);
         (void)snprintf(name, sizeof name, "%s%s", prefix, c->weights[i].name);
         float *want = expected(c, name, &count);
-        const float *got = is_gradient                                   ? gradient(c, i)
-                           : c->weights[i].data == c->model.weights.word ? c->word
-                                                                         : c->weights[i].data;
+        const float *got = is_gradient                                        ? gradient(c, i)
+                           : c->weights[i].data == c->model.host_weights.word ? c->word
+                                                                              : c->weights[i].data;
         double largest = 0;
         for (size_t j = 0; j < n; j++) largest = fmax(largest, fabs((double)got[j]));
         for (size_t j = 0; want && j < count; j++)
@@ -403,7 +420,7 @@ static void compare_formula_gradients(Check *c) {
     }
     for (size_t i = 0; i < c->params; i++)
         if (ends_with(c->weights[i].name, "rel_embeddings.weight"))
-            compare(c, "grad_rel_embeddings", c->grads[i].data, (size_t)param_count(&c->weights[i]), 0, 0,
+            compare(c, "grad_rel_embeddings", gradient(c, i), (size_t)param_count(&c->weights[i]), 0, 0,
                     1e-3);
     group_end(c, 0);
     mem_free(want);
@@ -430,6 +447,7 @@ static ErrCode optimise(Check *c, const char *run, double lr, int total, int ste
         const AdamwRule rule = {lr * (total - s) / total, 0.9, 0.999, 1e-8, 0.01, 1.0, 1.0};
         double norm;
         TRY(adamw_step(&c->adamw, &rule, &norm, err));
+        adamw_read(&c->adamw);
         adamw_word(&c->adamw, c->word);
         char prefix[64];
         (void)snprintf(prefix, sizeof prefix, "adamw.%s.step%d.", run, s + 1);
@@ -448,7 +466,8 @@ static ErrCode optimise(Check *c, const char *run, double lr, int total, int ste
         for (size_t i = 0; i < c->params; i++) {
             char name[200];
             (void)snprintf(name, sizeof name, "%s%s", prefix, c->weights[i].name);
-            const float *got = c->weights[i].data == c->model.weights.word ? c->word : c->weights[i].data;
+            const float *got =
+                c->weights[i].data == c->model.host_weights.word ? c->word : c->weights[i].data;
             compare(c, name, got, (size_t)param_count(&c->weights[i]), 0.02 * lr, (s + 1) * 0x1p-24, 0);
         }
         group_end(c, 1e-3);
@@ -510,8 +529,7 @@ static void compare_forward(Check *c, double loss, int has_loss) {
     if (rel) {
         group_begin(c, "relative embeddings, normed");
         const size_t H = (size_t)c->config.hidden_size, count = (size_t)c->model.rel_rows * H;
-        float *got = mem_alloc(count, sizeof *got);
-        if (got) c->ops.get_act(&c->ops, got, c->model.rel, count);
+        float *got = read_act(c, c->model.rel, count);
         for (size_t i = 0; got && i < count; i++) {
             const double want = (double)rel[(size_t)c->model.rel_first * H + i];
             group_add(c, "rel_embeddings_normed", (double)got[i], want, 1e-4 + 1e-4 * fabs(want));
@@ -608,13 +626,19 @@ static ErrCode open_folder(Check *c, Threads *threads, Err *err) {
     for (int b = 0; b < c->B; b++) longest = c->lengths[b] > longest ? c->lengths[b] : longest;
     if (c->micro_tokens < longest) c->micro_tokens = longest;
     if (c->micro_tokens > c->N) c->micro_tokens = c->N;
-    const DebertaLimits limits = {c->micro_tokens, c->B, longest, c->N, true, c->all_hidden};
+    const DebertaLimits limits = {.micro_tokens = c->micro_tokens,
+                                  .micro_sequences = c->B,
+                                  .longest = longest,
+                                  .step_tokens = c->N,
+                                  .train = true,
+                                  .all_hidden = c->all_hidden};
     TRY(deberta_open(&c->model, &c->config, &c->ops, &limits, err));
-    c->weights = params_list(&c->model.weights, &c->config, &c->params);
+    c->weights = params_list(&c->model.host_weights, &c->config, &c->params);
     c->grads = params_list(&c->model.grads, &c->config, &c->params);
     if (!c->weights || !c->grads) return err_set(err, ERR_MEMORY, "out of memory");
     const size_t word = (size_t)c->config.vocab_size * (size_t)c->config.hidden_size;
     TRY(mem_new(&c->word_grad, word, sizeof(float), "the word gradient", err));
+    TRY(mem_new(&c->grad_copy, c->model.grad_count, sizeof(float), "the gradients", err));
     TRY(mem_new(&c->word, word, sizeof(float), "the word embedding", err));
     return load_weights(c, err);
 }
@@ -629,6 +653,7 @@ static void close_folder(Check *c) {
     mem_free(c->weights);
     mem_free(c->grads);
     mem_free(c->word_grad);
+    mem_free(c->grad_copy);
     mem_free(c->word);
     mem_free(c->ids);
     mem_free(c->start);

@@ -62,7 +62,7 @@ static void open_fixture(Fixture *f, const char *backend) {
                               .num_labels = 3,
                               .layer_norm_eps = 1e-7,
                               .labels = (char **)(uintptr_t)LABELS}};
-    const DebertaLimits limits = {64, 8, 64, 100, true, false};
+    const DebertaLimits limits = {64, 8, 64, 100, true, false, false};
     OK(threads_open(&f->threads, 2, &err));
     OK(ops_open(&f->ops, backend, "auto", f->threads, &err));
     OK(deberta_open(&f->model, &f->config, &f->ops, &limits, &err));
@@ -101,7 +101,7 @@ static void draw_gradients(Fixture *f, int step, double size) {
         const size_t n = (size_t)param_count(w);
         if (w->data != f->model.weights.word) {
             for (size_t k = 0; k < n; k++)
-                f->g[i][k] = (double)(f->adamw.grads[i].data[k] = (float)size * normal());
+                f->g[i][k] = (double)(f->adamw.tensors[i - 1].g[k] = (float)size * normal());
             continue;
         }
         memset(f->g[i], 0, n * sizeof *f->g[i]);
@@ -251,10 +251,10 @@ static void test_not_finite(void **state) {
         double norm;
         draw_gradients(&f, 20, 1);
         OK(adamw_step(&f.adamw, &rule, &norm, &err));
-        const size_t bytes = f.model.weight_arena.used, moments = f.adamw.m_arena.used;
+        const size_t bytes = f.model.weight_memory.at.used, moments = f.adamw.m_memory.at.used;
         void *weights = malloc(bytes), *m = malloc(moments);
-        memcpy(weights, f.model.weight_arena.base, bytes);
-        memcpy(m, f.adamw.m_arena.base, moments);
+        memcpy(weights, f.model.weight_memory.at.base, bytes);
+        memcpy(m, f.adamw.m_memory.at.base, moments);
         const int rows = f.adamw.rows;
         const double decay = f.adamw.decay;
         draw_gradients(&f, 50, 1); /* with new rows */
@@ -264,8 +264,8 @@ static void test_not_finite(void **state) {
             f.model.touched.grad[HIDDEN + 3] = INFINITY;
         assert_int_equal(adamw_step(&f.adamw, &rule, &norm, &err), ERR_NUMERIC);
         assert_string_equal(err.msg, kind < 2 ? "the gradient's norm is nan" : "the gradient's norm is inf");
-        assert_memory_equal(weights, f.model.weight_arena.base, bytes);
-        assert_memory_equal(m, f.adamw.m_arena.base, moments);
+        assert_memory_equal(weights, f.model.weight_memory.at.base, bytes);
+        assert_memory_equal(m, f.adamw.m_memory.at.base, moments);
         assert_true(f.adamw.step == 1 && f.adamw.rows == rows && f.adamw.decay == decay);
         free(weights);
         free(m);

@@ -24,6 +24,7 @@
 #include "core/threads.h"
 #include "model/buckets.h"
 #include "model/classifier.h"
+#include "model/config.h"
 #include "model/ops_x86.h"
 #include "model/safetensors.h"
 #include "model/weights.h"
@@ -148,22 +149,21 @@ static Packed pack(const Rows *r, int32_t *start, int from, int to) {
 /* One training step's gradients, the rows cut into micro-batches of `cut`; returns the sum of the losses. */
 static double step(Model *m, const Rows *r, int cut, bool dropout, uint64_t key) {
     int32_t start[MOST + 1];
-    double loss = 0;
     deberta_begin(&m->d, pack(r, start, 0, r->S).longest, dropout, key);
     for (int from = 0; from < r->S; from += cut) {
         const Packed p = pack(r, start, from, from + cut < r->S ? from + cut : r->S);
         deberta_forward(&m->d, &p);
-        loss += deberta_loss(&m->d, r->target + (ptrdiff_t)4 * from, NULL, 1.0f / (float)r->S);
+        deberta_loss(&m->d, r->target + (ptrdiff_t)4 * from, NULL, 1.0f / (float)r->S);
         deberta_backward(&m->d);
     }
     deberta_end(&m->d);
-    return loss;
+    return deberta_loss_sum(&m->d);
 }
 
 static DebertaLimits limits_of(const Rows *r, bool train) {
     int32_t start[MOST + 1];
     const Packed p = pack(r, start, 0, r->S);
-    return (DebertaLimits){p.N, p.S, p.longest, p.N, train, false};
+    return (DebertaLimits){p.N, p.S, p.longest, p.N, train, false, false};
 }
 
 static float *copy_of(const float *x, size_t n) {
@@ -540,7 +540,7 @@ static void test_classifier(void **state) {
     enum { COUNT = 700 }; /* several batches */
     Err err = {0};
     const Config config = small_config();
-    const DebertaLimits limits = {600, 1, 600, 0, false, false};
+    const DebertaLimits limits = {600, 1, 600, 0, false, false, false};
     int32_t *ids[COUNT];
     int lengths[COUNT];
     for (int i = 0; i < COUNT; i++) {
@@ -581,7 +581,7 @@ static void test_classifier_errors(void **state) {
     (void)state;
     Err err = {0};
     const Config config = small_config();
-    const DebertaLimits limits = {20, 1, 20, 0, false, false};
+    const DebertaLimits limits = {20, 1, 20, 0, false, false, false};
     Model m;
     Classifier c;
     open_model(&m, &config, "ref", 1, &limits, seed);
@@ -612,9 +612,39 @@ static void test_classifier_errors(void **state) {
     (void)snprintf(expected, sizeof expected,
                    "%s: the tensor classifier.weight is missing: it is not a trained classifier", folder);
     assert_string_equal(err.msg, expected);
-    assert_int_equal(classifier_open(&c, folder, "cuda", 20, NULL, &err), ERR_ARGUMENT);
-    assert_string_equal(err.msg, "backend: found 'cuda', expected one of auto, blas, ref, x86");
+    assert_int_equal(classifier_open(&c, folder, "cudo", 20, NULL, &err), ERR_ARGUMENT);
+    assert_string_equal(err.msg, "backend: found 'cudo', expected one of auto, blas, cuda, ref, torch, x86");
     close_model(&m);
+}
+
+/* What a user is told where a backend's module is missing, is no module, or does not compute in what was asked for. */
+static void test_module_errors(void **state) {
+    (void)state;
+    Err err = {0};
+    Ops ops;
+    char expected[600];
+    setenv("ROUTER_MODULES", folder, 1); /* NOLINT(concurrency-mt-unsafe): one thread */
+    assert_int_equal(ops_open(&ops, "cuda", "auto", NULL, &err), ERR_BACKEND);
+    (void)snprintf(expected, sizeof expected,
+                   "backend cuda: there is no router_cuda.so in %s (ROUTER_MODULES); cmake -D ROUTER_CUDA=ON "
+                   "builds it, or says what it misses",
+                   folder);
+    assert_string_equal(err.msg, expected);
+    OK(file_save(in_folder("router_torch.so"), "not a library", 13, &err));
+    assert_int_equal(ops_open(&ops, "torch", "fp32", NULL, &err), ERR_BACKEND);
+    (void)snprintf(expected, sizeof expected, "backend torch: %s: ", in_folder("router_torch.so"));
+    assert_int_equal(strncmp(err.msg, expected, strlen(expected)), 0); /* the system's words follow */
+    assert_int_equal(remove(in_folder("router_torch.so")), 0);
+    unsetenv("ROUTER_MODULES"); /* NOLINT(concurrency-mt-unsafe) */
+    static const char *const HOSTS[] = {"ref", "blas"};
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(ops_open(&ops, HOSTS[i], "tf32", NULL, &err), ERR_ARGUMENT);
+        (void)snprintf(expected, sizeof expected, "precision: found tf32, but backend %s computes in fp32",
+                       HOSTS[i]);
+        assert_string_equal(err.msg, expected);
+    }
+    assert_int_equal(ops_open(&ops, "ref", "fp64", NULL, &err), ERR_ARGUMENT);
+    assert_string_equal(err.msg, "precision: found 'fp64', expected auto, fp32, tf32 or bf16");
 }
 
 static int prepare(void **state) {
@@ -639,6 +669,7 @@ int main(void) {
         cmocka_unit_test(test_position_rows),  cmocka_unit_test(test_company),
         cmocka_unit_test(test_backends_agree), cmocka_unit_test(test_nan_reaches_the_loss),
         cmocka_unit_test(test_classifier),     cmocka_unit_test(test_classifier_errors),
+        cmocka_unit_test(test_module_errors),
     };
     return cmocka_run_group_tests_name("deberta", tests, prepare, clean);
 }

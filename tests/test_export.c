@@ -24,6 +24,7 @@
 #include "export/hexfloat.h"
 #include "export/int8.h"
 #include "export/quant.h"
+#include "model/config.h"
 #include "model/weights.h"
 #include "tests/tiny_blob.h"
 
@@ -212,10 +213,10 @@ static void write_model(const char *dir) {
     assert_int_equal(config_parse(&config, root, &err), ERR_OK);
     (void)snprintf(path, sizeof path, "%s/config.json", dir);
     assert_int_equal(file_save(path, CONFIG, strlen(CONFIG), &err), ERR_OK);
-    params_layout(&p, &arena, &config, true);
+    params_layout(&p, &arena, &config, true, NULL);
     const size_t bytes = arena.used;
     assert_int_equal(arena_init(&arena, bytes, "a test", &err), ERR_OK);
-    params_layout(&p, &arena, &config, true);
+    params_layout(&p, &arena, &config, true, NULL);
     weights_init(&p, &config, seed);
     (void)snprintf(path, sizeof path, "%s/model.safetensors", dir);
     assert_int_equal(weights_save(path, &p, &config, &err), ERR_OK);

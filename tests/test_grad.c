@@ -111,18 +111,17 @@ static Packed part(const Fixture *f, int32_t *start, int32_t *seq, int from, int
 static double pass(Fixture *f, bool backward) {
     Deberta *d = &f->model;
     const int cuts[3] = {0, f->cut, SEQUENCES};
-    double sum = 0;
     deberta_begin(d, LONGEST, f->dropping, f->key);
     for (int i = 0; i < 2; i++) {
         int32_t start[SEQUENCES + 1], seq[SEQUENCES];
         const Packed p = part(f, start, seq, cuts[i], cuts[i + 1]);
         deberta_forward(d, &p);
-        sum += deberta_loss(d, f->target + cuts[i] * f->config.num_labels,
-                            f->weight ? f->weight + cuts[i] : NULL, f->scale);
+        deberta_loss(d, f->target + cuts[i] * f->config.num_labels, f->weight ? f->weight + cuts[i] : NULL,
+                     f->scale);
         if (backward) deberta_backward(d);
     }
     if (backward) deberta_end(d);
-    return sum * f->scale;
+    return deberta_loss_sum(d) * f->scale;
 }
 
 static double model_loss(void *context) {
@@ -174,7 +173,8 @@ static void open_fixture(Fixture *f, int K, Targets kind, bool weighted, bool dr
     Err err = {0};
     set_config(&f->config, K);
     ops_ref_fill(&f->ops);
-    const DebertaLimits limits = {SEQUENCES * LONGEST, SEQUENCES, LONGEST, SEQUENCES * LONGEST, true, false};
+    const DebertaLimits limits = {
+        SEQUENCES * LONGEST, SEQUENCES, LONGEST, SEQUENCES * LONGEST, true, false, false};
     if (deberta_open(&f->model, &f->config, &f->ops, &limits, &err) != ERR_OK) fail_msg("%s", err.msg);
     for (int s = 0; s < SEQUENCES; s++)
         f->start[s + 1] = f->start[s] + (s == 2 ? LONGEST : 1 + draw(LONGEST));
@@ -378,7 +378,14 @@ static void test_attention(void **state) {
     for (int n = 0; n < 4 + L; n++) row[n] = rng_bits(seed, drawn++) >> 20;
     for (int dropping = 0; dropping < 2; dropping++) {
         Single s = {.forward = forward_attention, .drop = {dropping ? 0.3 : 0, rng_bits(seed, drawn++), row}};
-        s.shape = (Attention){&packed, A, D, index, L + 1, R, 1 / sqrt(3.0 * D), &s.drop};
+        s.shape = (Attention){.packed = &packed,
+                              .A = A,
+                              .D = D,
+                              .index = index,
+                              .longest = L + 1,
+                              .R = R,
+                              .scale = 1 / sqrt(3.0 * D),
+                              .drop = &s.drop};
         const size_t n = (4 + L) * A * D, nr = R * A * D;
         ops_ref_fill(&s.ops);
         Err err = {0};

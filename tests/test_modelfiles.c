@@ -1078,10 +1078,10 @@ typedef struct {
 static void model_alloc(Model *m) {
     Err err;
     m->arena = (Arena){0};
-    params_layout(&m->params, &m->arena, &m->config, true);
+    params_layout(&m->params, &m->arena, &m->config, true, NULL);
     const size_t bytes = m->arena.used;
     OK(arena_init(&m->arena, bytes, "a test model", &err));
-    params_layout(&m->params, &m->arena, &m->config, true);
+    params_layout(&m->params, &m->arena, &m->config, true, NULL);
 }
 
 static void model_free(Model *m) {

@@ -438,7 +438,7 @@ static void test_precision(void **state) {
     expect(0, start(at("fp32"), WITH(SCRATCH, "--max_steps", "2", "--precision", "fp32")));
     expect_refusal(2, "router: precision: found bf16, but backend blas computes in fp32\n",
                    start(at("refused"), WITH(SCRATCH, "--backend", "blas", "--precision", "bf16")));
-    expect_refusal(2, "router: precision: found 'bf17', expected one of auto|fp32|bf16\n",
+    expect_refusal(2, "router: precision: found 'bf17', expected one of auto|fp32|tf32|bf16\n",
                    start(at("refused"), WITH(SCRATCH, "--precision", "bf17")));
     if (!ops_x86_kernel(true)) {
         expect(1, start(at("refused"), WITH(SCRATCH, "--precision", "bf16")));
@@ -450,8 +450,10 @@ static void test_precision(void **state) {
     setenv("ROUTER_KERNELS", "avx2", 1);          /* NOLINT(concurrency-mt-unsafe) */
     (void)snprintf(
         expected, sizeof expected,
-        "router: the run in %s began on backend x86 in bf16, which this processor does not have: continue it "
-        "where it began, or begin anew with --overwrite\n",
+        "router: the run in %s began on backend x86 in bf16: continue it where it began, or begin anew with "
+        "--overwrite: bf16 needs a processor with AVX512-BF16 or AMX, and this one lacks both; --precision "
+        "fp32 runs "
+        "everywhere\n",
         at("bf16"));
     expect_refusal(1, expected,
                    start(at("bf16"), WITH(SCRATCH, "--max_steps", "2", "--backend", "x86", "--resume")));
@@ -480,8 +482,8 @@ static void test_options(void **state) {
         start(at("refused"), WITH(SCRATCH, "--class_weights", "sports=2")));
     expect_refusal(2, "router: max_length: found 200, but the model's max_position_embeddings is 128\n",
                    start(at("refused"), WITH(SCRATCH, "--max_length", "200", "--overwrite")));
-    expect_refusal(2, "router: backend: found 'cuda', expected one of auto, blas, ref, x86\n",
-                   start(at("refused"), WITH(SCRATCH, "--backend", "cuda", "--overwrite")));
+    expect_refusal(2, "router: backend: found 'cudo', expected one of auto, blas, cuda, ref, torch, x86\n",
+                   start(at("refused"), WITH(SCRATCH, "--backend", "cudo", "--overwrite")));
     /* other data than the run began with */
     Err err = {0};
     Buf text = {0};

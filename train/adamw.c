@@ -6,112 +6,201 @@
 
 #include "core/mem.h"
 
-static ErrCode moments(Arena *arena, Params *params, ParamView **list, size_t *count, const Config *config,
-                       Err *err) {
-    Arena counting = {0};
-    params_layout(params, &counting, config, false);
-    TRY(arena_init(arena, counting.used, "the optimiser's moments", err));
-    params_layout(params, arena, config, false);
-    *list = params_list(params, config, count);
+/* Moments of all weights but the word embedding: the backend's in `at`, a list of the program's view of them. */
+static ErrCode open_moments(Mirror *memory, Params *at, LayerParams *tables, ParamView **list,
+                            const Deberta *d, Err *err) {
+    const Config *c = &d->config;
+    Arena count = {0};
+    Params host;
+    size_t n;
+    params_layout(at, &count, c, false, tables);
+    TRY(mirror_open(memory, d->ops, count.used, true, "the optimiser's moments", err));
+    params_layout(&host, &memory->host, c, false, tables);
+    *list = params_list(&host, c, &n);
+    params_layout(at, &memory->at, c, false, tables);
     return *list ? ERR_OK : err_set(err, ERR_MEMORY, "out of memory for the list of weights");
+}
+
+typedef struct {
+    real *m, *v;
+    int32_t *ids, *slot;
+} RowArrays;
+
+static RowArrays rows_layout(Arena *a, size_t capacity, size_t H) {
+    RowArrays r;
+    r.m = arena_push(a, capacity * H, sizeof *r.m);
+    r.v = arena_push(a, capacity * H, sizeof *r.v);
+    r.ids = arena_push(a, capacity, sizeof *r.ids);
+    r.slot = arena_push(a, capacity, sizeof *r.slot);
+    return r;
+}
+
+static ErrCode open_rows(Adamw *a, Err *err) {
+    const Deberta *d = a->model;
+    const size_t H = (size_t)d->config.hidden_size, capacity = (size_t)a->capacity,
+                 V = (size_t)d->config.vocab_size;
+    TRY(mem_new(&a->row, V, sizeof *a->row, "the optimiser", err));
+    for (size_t v = 0; v < V; v++) a->row[v] = -1;
+    Arena count = {0};
+    (void)rows_layout(&count, capacity, H);
+    TRY(mirror_open(&a->row_memory, d->ops, count.used, true, "the word embedding's moments", err));
+    const RowArrays host = rows_layout(&a->row_memory.host, capacity, H),
+                    at = rows_layout(&a->row_memory.at, capacity, H);
+    a->word_m = host.m;
+    a->word_v = host.v;
+    a->ids = host.ids;
+    a->slot = host.slot;
+    a->at.m = at.m;
+    a->at.v = at.v;
+    a->at.ids = at.ids;
+    a->at.slot = at.slot;
+    a->at.table = d->weights.word;
+    a->at.grad = d->touched.grad;
+    a->at.H = d->config.hidden_size;
+    return ERR_OK;
+}
+
+static ErrCode list_tensors(Adamw *a, const Params *m, const Params *v, Err *err) {
+    const Deberta *d = a->model;
+    const Config *c = &d->config;
+    size_t n;
+    ParamView *p = params_list(&d->weights, c, &n), *g = params_list(&d->grads, c, &n),
+              *ms = params_list(m, c, &n), *vs = params_list(v, c, &n);
+    ErrCode rc =
+        p && g && ms && vs ? ERR_OK : err_set(err, ERR_MEMORY, "out of memory for the list of weights");
+    if (rc == ERR_OK) rc = mem_new(&a->tensors, n, sizeof *a->tensors, "the list of weights", err);
+    for (size_t i = 0, k = 0; rc == ERR_OK && i < n; i++)
+        if (p[i].data != d->weights.word)
+            a->tensors[k++] = (AdamwTensor){p[i].data,
+                                            ms[i].data,
+                                            vs[i].data,
+                                            g[i].data,
+                                            (size_t)param_count(&p[i]),
+                                            1,
+                                            param_decays(p[i].kind)};
+    mem_free(p);
+    mem_free(g);
+    mem_free(ms);
+    mem_free(vs);
+    return rc;
 }
 
 ErrCode adamw_open(Adamw *a, Deberta *model, int capacity, Err *err) {
     *a = (Adamw){.model = model, .decay = 1, .capacity = capacity};
-    const Config *c = &model->config;
-    const size_t H = (size_t)c->hidden_size, rows = (size_t)capacity;
-    ErrCode rc = moments(&a->m_arena, &a->m, &a->ms, &a->params, c, err);
-    if (rc == ERR_OK) rc = moments(&a->v_arena, &a->v, &a->vs, &a->params, c, err);
-    a->weights = params_list(&model->weights, c, &a->params);
-    a->grads = params_list(&model->grads, c, &a->params);
-    if (rc == ERR_OK && (!a->weights || !a->grads))
-        rc = err_set(err, ERR_MEMORY, "out of memory for the list of weights");
-    if (rc == ERR_OK) rc = mem_new(&a->row, (size_t)c->vocab_size, sizeof *a->row, "the optimiser", err);
-    if (rc == ERR_OK) rc = mem_new(&a->ids, rows, sizeof *a->ids, "the optimiser", err);
-    if (rc == ERR_OK)
-        rc = mem_new(&a->word_m, rows * H, sizeof *a->word_m, "the word embedding's moments", err);
-    if (rc == ERR_OK)
-        rc = mem_new(&a->word_v, rows * H, sizeof *a->word_v, "the word embedding's moments", err);
-    for (int v = 0; rc == ERR_OK && v < c->vocab_size; v++) a->row[v] = -1;
+    Ops *o = model->ops;
+    const size_t layers = (size_t)model->config.num_hidden_layers;
+    Params m, v;
+    ErrCode rc = mem_new(&a->tables, 2 * layers, sizeof *a->tables, "the layers", err);
+    if (rc == ERR_OK) rc = open_moments(&a->m_memory, &m, a->tables, &a->ms, model, err);
+    if (rc == ERR_OK) rc = open_moments(&a->v_memory, &v, a->tables + layers, &a->vs, model, err);
+    if (rc == ERR_OK) rc = list_tensors(a, &m, &v, err);
+    if (rc == ERR_OK) rc = open_rows(a, err);
+    if (rc == ERR_OK) {
+        a->weights = params_list(&model->host_weights, &model->config, &a->params);
+        a->norm = o->alloc(o, sizeof *a->norm);
+        if (!a->weights || !a->norm) rc = err_set(err, ERR_MEMORY, "out of memory for the list of weights");
+    }
     if (rc != ERR_OK) adamw_close(a);
     return rc;
 }
 
 void adamw_close(Adamw *a) {
-    arena_free(&a->m_arena);
-    arena_free(&a->v_arena);
+    if (a->norm) a->model->ops->release(a->model->ops, a->norm);
+    mirror_close(&a->m_memory);
+    mirror_close(&a->v_memory);
+    mirror_close(&a->row_memory);
+    mem_free(a->tables);
+    mem_free(a->tensors);
     mem_free(a->weights);
-    mem_free(a->grads);
     mem_free(a->ms);
     mem_free(a->vs);
     mem_free(a->row);
-    mem_free(a->ids);
-    mem_free(a->word_m);
-    mem_free(a->word_v);
     *a = (Adamw){0};
 }
 
-/* Rows that this step touches for the first time pay what they owe and get moments. */
+size_t adamw_bytes(const Adamw *a) {
+    return a->m_memory.at.used + a->v_memory.at.used + a->row_memory.at.used;
+}
+
+/* Rows that this step touches for the first time get moments, and each row the place of its gradient. */
 static void admit_rows(Adamw *a) {
     const DebertaTouched *t = &a->model->touched;
-    const size_t H = (size_t)a->model->config.hidden_size;
+    a->at.fresh = a->rows;
+    a->at.owed = a->decay;
     for (int i = 0; i < t->count; i++) {
         const int32_t id = t->ids[i];
         if (a->row[id] >= 0) continue;
         assert(a->rows < a->capacity);
         a->row[id] = a->rows;
         a->ids[a->rows++] = id;
-        real *p = a->model->weights.word + (size_t)id * H;
-        for (size_t h = 0; h < H && a->decay != 1; h++) p[h] = (real)((double)p[h] * a->decay);
     }
+    for (int r = 0; r < a->rows; r++) a->slot[r] = t->slot[a->ids[r]];
+    a->at.rows = a->rows;
+    mirror_put(&a->row_memory, a->ids + a->at.fresh, (size_t)(a->rows - a->at.fresh) * sizeof *a->ids);
+    mirror_put(&a->row_memory, a->slot, (size_t)a->rows * sizeof *a->slot);
+}
+
+/* The step was not taken: rows are as they were, and what they owe. */
+static void dismiss_rows(Adamw *a) {
+    while (a->rows > a->at.fresh) a->row[a->ids[--a->rows]] = -1;
+    a->decay = a->at.owed;
+    a->step--;
 }
 
 ErrCode adamw_step(Adamw *a, const AdamwRule *rule, double *norm, Err *err) {
     Deberta *d = a->model;
     Ops *o = d->ops;
-    const int H = d->config.hidden_size, layers = d->config.num_hidden_layers;
-    const double dense = o->sumsq(o, d->grad_block, d->grad_count);
-    const double sparse = o->sumsq(o, d->touched.grad, (size_t)d->touched.count * (size_t)H);
-    TRY(o->sync(o, err));
-    *norm = sqrt(dense + sparse);
-    if (!isfinite(*norm)) return err_set(err, ERR_NUMERIC, "the gradient's norm is %g", *norm);
-    const double clip = rule->max_grad_norm > 0 ? rule->max_grad_norm / (*norm + 1e-6) : 1;
+    const int layers = d->config.num_hidden_layers;
     a->step++;
-    const AdamwStep base = {.beta1 = rule->beta1,
+    const AdamwStep step = {.lr = rule->learning_rate,
+                            .beta1 = rule->beta1,
                             .beta2 = rule->beta2,
                             .eps = rule->epsilon,
-                            .clip = clip < 1 ? clip : 1,
+                            .weight_decay = rule->weight_decay,
                             .bias1 = 1 - pow(rule->beta1, (double)a->step),
-                            .bias2 = 1 - pow(rule->beta2, (double)a->step)};
+                            .bias2 = 1 - pow(rule->beta2, (double)a->step),
+                            .norm = a->norm};
+    o->sumsq(o, a->norm, d->grad_block, d->grad_count);
+    o->sumsq(o, a->norm, d->touched.grad, (size_t)d->touched.count * (size_t)d->config.hidden_size);
+    o->clip(o, a->norm, rule->max_grad_norm);
     admit_rows(a);
-    for (size_t i = 0; i < a->params; i++) {
-        const ParamView *w = &a->weights[i];
-        AdamwStep step = base;
-        step.lr = rule->learning_rate * pow(rule->layer_rate_decay, layers - w->layer);
-        step.decay = param_decays(w->kind) ? step.lr * rule->weight_decay : 0;
-        if (w->data != d->weights.word) {
-            o->adamw(o, w->data, a->ms[i].data, a->vs[i].data, a->grads[i].data, (size_t)param_count(w),
-                     &step);
-            continue;
-        }
-        o->adamw_rows(o, &(AdamwRows){.table = w->data,
-                                      .m = a->word_m,
-                                      .v = a->word_v,
-                                      .grad = d->touched.grad,
-                                      .ids = a->ids,
-                                      .slot = d->touched.slot,
-                                      .rows = a->rows,
-                                      .H = H,
-                                      .step = &step});
-        a->decay *= 1 - step.decay;
-    }
-    d->grads_used = false;
-    return o->sync(o, err);
+    a->at.rate = pow(rule->layer_rate_decay, layers + 1);
+    a->at.step = &step;
+    o->adamw_rows(o, &a->at);
+    a->decay *= 1 - step.lr * a->at.rate * step.weight_decay;
+    for (size_t i = 1; i < a->params; i++) /* the word embedding is the first */
+        a->tensors[i - 1].rate = pow(rule->layer_rate_decay, layers - a->weights[i].layer);
+    o->adamw(o, a->tensors, a->params - 1, &step);
+    OpsNorm found = {0};
+    o->get(o, &found, a->norm, sizeof found);
+    ErrCode rc = o->sync(o, err);
+    *norm = found.norm;
+    if (rc == ERR_OK && !isfinite(*norm)) rc = err_set(err, ERR_NUMERIC, "the gradient's norm is %g", *norm);
+    if (rc == ERR_OK)
+        d->grads_used = false;
+    else
+        dismiss_rows(a);
+    return rc;
+}
+
+void adamw_read(const Adamw *a) {
+    deberta_read_weights(a->model);
+    mirror_get_all(&a->m_memory);
+    mirror_get_all(&a->v_memory);
+    mirror_get(&a->row_memory, a->word_m, (size_t)a->rows * (size_t)a->at.H * sizeof *a->word_m);
+    mirror_get(&a->row_memory, a->word_v, (size_t)a->rows * (size_t)a->at.H * sizeof *a->word_v);
+}
+
+void adamw_written(Adamw *a) {
+    deberta_weights_changed(a->model);
+    mirror_put_all(&a->m_memory);
+    mirror_put_all(&a->v_memory);
+    mirror_put_all(&a->row_memory);
 }
 
 void adamw_word(const Adamw *a, real *out) {
     const size_t H = (size_t)a->model->config.hidden_size;
-    const real *word = a->model->weights.word;
+    const real *word = a->model->host_weights.word;
     for (int v = 0; v < a->model->config.vocab_size; v++) {
         const size_t at = (size_t)v * H;
         const double factor = a->row[v] < 0 ? a->decay : 1;

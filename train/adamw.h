@@ -22,16 +22,21 @@ typedef struct {
                                 decay^(layers + 1) */
 } AdamwRule;
 
+/* Everything that a checkpoint holds has the program's view beside the backend's array: adamw_read brings it up to date,
+ * adamw_written takes what was loaded there. */
 typedef struct {
     Deberta *model; /* borrowed */
-    Arena m_arena, v_arena;
-    Params m, v;                          /* word is NULL */
-    ParamView *weights, *grads, *ms, *vs; /* lists in one order */
+    Mirror m_memory, v_memory, row_memory;
+    LayerParams *tables;          /* of host_m and host_v */
+    AdamwTensor *tensors;         /* every weight but the word embedding; the backend's arrays */
+    ParamView *weights, *ms, *vs; /* all weights, and the moments in the program's view, in one order */
     size_t params;
     int64_t step;          /* steps done */
-    int32_t *row;          /* (V) row of the moments, or -1 */
-    int32_t *ids;          /* (capacity) token of each row */
+    int32_t *row;          /* (V) row of the moments, or -1; the program's */
+    int32_t *ids, *slot;   /* (capacity) token of each row, and its row of the gradient or -1 */
     real *word_m, *word_v; /* (capacity,H) */
+    AdamwRows at;          /* the backend's word_m, word_v, ids, slot */
+    OpsNorm *norm;         /* the backend's */
     int rows, capacity;
     double decay; /* what untouched rows owe */
 } Adamw;
@@ -40,11 +45,19 @@ typedef struct {
 ErrCode adamw_open(Adamw *a, Deberta *model, int capacity, Err *err) ERR_CHECKED;
 void adamw_close(Adamw *a);
 
+/* Bytes of the moments. */
+size_t adamw_bytes(const Adamw *a);
+
 /* One step from the model's gradients; *norm before clipping. A norm that is not finite is ERR_NUMERIC, and
  * nothing has changed then; so is a backend's failure. */
 ErrCode adamw_step(Adamw *a, const AdamwRule *rule, double *norm, Err *err) ERR_CHECKED;
 
-/* Rows of the word embedding as dense AdamW would have them, into out (V,H). */
+/* Brings the program's views of moments and of the model's weights up to date; waits. And the way back, after the views
+ * were written. */
+void adamw_read(const Adamw *a);
+void adamw_written(Adamw *a);
+
+/* Rows of the word embedding as dense AdamW would have them, from the program's view, into out (V,H). */
 void adamw_word(const Adamw *a, real *out);
 
 #endif

@@ -8,6 +8,7 @@
 #include "core/file.h"
 #include "core/json.h"
 #include "core/mem.h"
+#include "model/config.h"
 #include "model/safetensors.h"
 #include "model/weights.h"
 #include "train/card.h"
@@ -44,7 +45,7 @@ static ErrCode save_weights(const char *dir, const Adamw *adamw, Err *err) {
     if (rc == ERR_OK) rc = join(&path, dir, "model.safetensors", err);
     if (rc == ERR_OK) {
         adamw_word(adamw, word);
-        Params params = adamw->model->weights;
+        Params params = adamw->model->host_weights;
         params.word = word;
         rc = weights_save(path, &params, c, err);
     }
@@ -283,6 +284,7 @@ static ErrCode save(const char *dir, const Adamw *adamw, const Tokenizer *tokeni
                     const CkptState *state, Err *err) {
     char *temporary;
     TRY(temporary_name(&temporary, dir, err));
+    adamw_read(adamw);
     ErrCode rc = write_model(temporary, adamw, tokenizer, card, err);
     if (rc == ERR_OK && state) rc = save_optimizer(temporary, adamw, err);
     if (rc == ERR_OK && state) rc = save_state(temporary, state, err);
@@ -309,9 +311,9 @@ ErrCode ckpt_save(const char *dir, const Adamw *adamw, const Tokenizer *tokenize
 ErrCode ckpt_load(Adamw *a, const CkptState *state, const char *dir, Err *err) {
     const Config *c = &a->model->config;
     const size_t H = (size_t)c->hidden_size;
-    real *running = a->model->weights.word, *saved = NULL;
+    real *running = a->model->host_weights.word, *saved = NULL;
     TRY(mem_new(&saved, (size_t)c->vocab_size * H, sizeof *saved, "a copy of the word embedding", err));
-    Params params = a->model->weights;
+    Params params = a->model->host_weights;
     params.word = saved;
     ErrCode rc = weights_load(&params, c, dir, 0, NULL, err);
     if (rc == ERR_OK) rc = load_optimizer(a, dir, err);
@@ -319,14 +321,15 @@ ErrCode ckpt_load(Adamw *a, const CkptState *state, const char *dir, Err *err) {
         memcpy(running + (size_t)a->ids[r] * H, saved + (size_t)a->ids[r] * H, H * sizeof *saved);
     a->decay = state->decay;
     a->step = state->step;
+    adamw_written(a);
     mem_free(saved);
     return rc;
 }
 
 ErrCode ckpt_save_base(const char *path, const Adamw *a, Err *err) {
     const Config *c = &a->model->config;
-    const SafetensorsItem item = {"word",
-                                  {a->model->weights.word, {c->vocab_size, c->hidden_size}, 2, DTYPE_F32}};
+    const SafetensorsItem item = {
+        "word", {a->model->host_weights.word, {c->vocab_size, c->hidden_size}, 2, DTYPE_F32}};
     return safetensors_save(path, &item, 1, NULL, 0, err);
 }
 
@@ -335,7 +338,7 @@ ErrCode ckpt_load_base(Adamw *a, const char *path, Err *err) {
     Safetensors st;
     TRY(safetensors_open(&st, path, err));
     const ErrCode rc = read_exact(&st, path, "word", DTYPE_F32, (int64_t)c->vocab_size * c->hidden_size,
-                                  a->model->weights.word, err);
+                                  a->model->host_weights.word, err);
     safetensors_close(&st);
     return rc;
 }

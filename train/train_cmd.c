@@ -25,9 +25,9 @@ static const Flag FLAGS[] = {
     {"overwrite", "overwrite_output_dir", FLAG_BOOL, AT(overwrite), NULL, 0, 0, NULL,
      "Begin anew although --out holds a run."},
     {"backend", NULL, FLAG_STRING, AT(backend), "auto", 0, 0, "NAME",
-     "Who computes: x86 (own kernels), blas (any processor, fp32), ref (plain and slow), or auto, the "
-     "fastest."},
-    {"precision", NULL, FLAG_CHOICE, AT(precision), "auto", 0, 0, "auto|fp32|bf16",
+     "Who computes: x86 (own kernels), blas (any processor, fp32), ref (plain and slow), auto, the fastest "
+     "of these; cuda (a GPU) or torch (libtorch) where their modules were built."},
+    {"precision", NULL, FLAG_CHOICE, AT(precision), "auto", 0, 0, "auto|fp32|tf32|bf16",
      "Numbers that are multiplied; weights, sums and moments are float32 always. auto is bf16 where this "
      "processor "
      "has AMX or AVX512-BF16 and is measured to be faster with it."},
@@ -45,6 +45,9 @@ static const Flag FLAGS[] = {
      "Rows of one step."},
     {"micro_batch_tokens", NULL, FLAG_INT, AT(micro_batch_tokens), "4096", 1, 1 << 20, NULL,
      "Tokens computed at once; bounds memory; the result differs by rounding only."},
+    {"gradient_checkpointing", NULL, FLAG_BOOL, AT(gradient_checkpointing), NULL, 0, 0, NULL,
+     "Keep of each layer its output alone and compute the rest again for the gradients: less memory, a third "
+     "more work, the same bits."},
     {"learning_rate", "lr", FLAG_FLOAT, AT(learning_rate), "1e-5", 0, 1, NULL, "Peak learning rate."},
     {"lr_scheduler_type", NULL, FLAG_CHOICE, AT(lr_scheduler_type), "linear", 0, 0, "linear|cosine|constant",
      "How it falls after the warm-up."},

@@ -10,6 +10,7 @@
 #include "core/mem.h"
 #include "core/rng.h"
 #include "core/stop.h"
+#include "model/config.h"
 #include "model/ops_blas.h"
 #include "model/weights.h"
 
@@ -214,11 +215,11 @@ static ErrCode open_backend(Trainer *t, Err *err) {
     const char *precision = found && strcmp(o->precision, "auto") == 0 ? saved.precision : o->precision;
     const ErrCode rc = ops_open(&t->ops, backend, precision, t->threads, err);
     if (rc == ERR_BACKEND && found)
-        return err_set(err, rc,
-                       "the run in %s began on backend %s in %s, which this processor does not have: "
-                       "continue it where it "
-                       "began, or begin anew with --overwrite",
-                       o->out, saved.backend, saved.precision);
+        return err_context(
+            err, rc,
+            "the run in %s began on backend %s in %s: continue it where it began, or begin anew with "
+            "--overwrite",
+            o->out, saved.backend, saved.precision);
     if (rc != ERR_OK) return rc;
     name_backend(&t->state, &t->ops);
     return ERR_OK;
@@ -234,12 +235,18 @@ static ErrCode open_model(Trainer *t, Err *err) {
         .micro_sequences = rows > DEV_BATCH ? rows : DEV_BATCH,
         .longest = longest,
         .step_tokens = rows * longest,
-        .train = true};
+        .train = true,
+        .recompute = o->gradient_checkpointing};
     TRY(open_backend(t, err));
-    TRY(deberta_open(&t->model, &t->config, &t->ops, &limits, err));
     int tokens = 0;
     TRY(count_tokens(t, &tokens, err));
-    TRY(adamw_open(&t->adamw, &t->model, tokens + 1, err)); /* and [MASK] */
+    ErrCode rc = deberta_open(&t->model, &t->config, &t->ops, &limits, err);
+    if (rc == ERR_OK) rc = adamw_open(&t->adamw, &t->model, tokens + 1, err); /* and [MASK] */
+    if (rc == ERR_MEMORY)
+        return err_context(err, rc,
+                           "a smaller micro_batch_tokens (now %d) or gradient_checkpointing needs less",
+                           limits.micro_tokens);
+    if (rc != ERR_OK) return rc;
     TRY(mem_new(&t->target, (size_t)(rows > DEV_BATCH ? rows : DEV_BATCH) * (size_t)t->config.num_labels,
                 sizeof(float), "targets", err));
     TRY(mem_new(&t->weight, (size_t)(rows > DEV_BATCH ? rows : DEV_BATCH), sizeof(float), "row weights",
@@ -248,7 +255,7 @@ static ErrCode open_model(Trainer *t, Err *err) {
     TRY(class_weights(t, err));
     size_t count = 0;
     double numbers = 0;
-    ParamView *list = params_list(&t->model.weights, &t->config, &count);
+    ParamView *list = params_list(&t->model.host_weights, &t->config, &count);
     for (size_t i = 0; list && i < count; i++) numbers += (double)param_count(&list[i]);
     mem_free(list);
     progress_note(
@@ -261,12 +268,13 @@ static ErrCode open_model(Trainer *t, Err *err) {
 static ErrCode initial_weights(Trainer *t, Err *err) {
     const TrainOptions *o = t->options;
     if (t->scratch) {
-        weights_init(&t->model.weights, &t->config, (uint64_t)o->corpus.seed);
+        weights_init(&t->model.host_weights, &t->config, (uint64_t)o->corpus.seed);
+        deberta_weights_changed(&t->model);
         return ERR_OK;
     }
     WeightsReport report = {0};
     const ErrCode rc =
-        weights_load(&t->model.weights, &t->config, o->model, (uint64_t)o->corpus.seed, &report, err);
+        weights_load(&t->model.host_weights, &t->config, o->model, (uint64_t)o->corpus.seed, &report, err);
     if (rc == ERR_OK) {
         progress_note(NULL, "weights: %s/%s, %zu tensors initialised, %zu ignored", o->model, report.source,
                       report.initialised.count, report.ignored.count);
@@ -276,6 +284,7 @@ static ErrCode initial_weights(Trainer *t, Err *err) {
             progress_note(NULL, "  ignored %s", report.ignored.items[i]);
     }
     weights_report_free(&report);
+    deberta_weights_changed(&t->model);
     return rc;
 }
 
@@ -323,11 +332,10 @@ static ErrCode begin_or_resume(Trainer *t, Err *err) {
         return err_set(err, ERR_ARGUMENT, "%s was planned for %lld steps, now there are %lld", o->out,
                        (long long)saved.total_steps, (long long)t->state.total_steps);
     if (t->scratch)
-        weights_init(&t->model.weights, &t->config, (uint64_t)o->corpus.seed);
+        weights_init(&t->model.host_weights, &t->config, (uint64_t)o->corpus.seed);
     else
         TRY(ckpt_load_base(&t->adamw, t->base_path, err));
     TRY(ckpt_load(&t->adamw, &saved, t->last_dir, err));
-    deberta_weights_changed(&t->model);
     name_backend(&saved, &t->ops);
     t->state = saved;
     t->last_score = (TrainerScore){saved.dev_loss, saved.dev_accuracy, 0};
@@ -464,20 +472,17 @@ ErrCode trainer_step(Trainer *t, double *loss, double *norm, bool *end, Err *err
     if (*end) return ERR_OK;
     drop_tokens(t, &batch);
     const double total = fill_targets(t, &batch, o->label_smoothing_factor);
-    double sum = 0;
     deberta_begin(d, batch.packed.longest, true,
                   rng_key((uint64_t)o->corpus.seed, "dropout", (uint64_t)t->state.step));
     for (int from = 0, next; from < batch.packed.S; from = next) {
         Packed micro;
         batch_micro(t->batcher, &batch, from, d->limits.micro_tokens, &micro, &next);
         deberta_forward(d, &micro);
-        sum += deberta_loss(d, t->target + (size_t)from * (size_t)t->config.num_labels, t->weight + from,
-                            (float)(1 / total));
+        deberta_loss(d, t->target + (size_t)from * (size_t)t->config.num_labels, t->weight + from,
+                     (float)(1 / total));
         deberta_backward(d);
     }
     deberta_end(d);
-    *loss = sum / total;
-    if (!isfinite(*loss)) return blame(t, &batch, ERR_NUMERIC, "the loss", *loss, err);
     const AdamwRule rule = {
         .learning_rate = o->learning_rate * schedule_factor(schedule_find(o->lr_scheduler_type),
                                                             t->state.step, t->warmup, t->state.total_steps),
@@ -488,6 +493,9 @@ ErrCode trainer_step(Trainer *t, double *loss, double *norm, bool *end, Err *err
         .max_grad_norm = o->max_grad_norm,
         .layer_rate_decay = o->layer_rate_decay};
     const ErrCode rc = adamw_step(&t->adamw, &rule, norm, err);
+    *loss =
+        deberta_loss_sum(d) / total; /* read at the end, so that a device need not wait before the update */
+    if (rc == ERR_NUMERIC && !isfinite(*loss)) return blame(t, &batch, rc, "the loss", *loss, err);
     if (rc == ERR_NUMERIC) return blame(t, &batch, rc, "the gradient's norm", *norm, err);
     if (rc != ERR_OK) return rc;
     t->state.step++;
@@ -519,9 +527,11 @@ static ErrCode evaluate(Trainer *t, TrainerScore *out, Err *err) {
             Packed micro;
             batch_micro(t->dev, &batch, from, d->limits.micro_tokens, &micro, &next);
             deberta_forward(d, &micro);
-            loss += deberta_loss(d, t->target + (size_t)from * (size_t)K, NULL, 1);
+            deberta_loss(d, t->target + (size_t)from * (size_t)K, NULL, 1);
+            loss += deberta_loss_sum(d);
+            const real *logits = deberta_logits(d);
             for (int s = 0; s < micro.S; s++) {
-                const float *z = d->logits + (size_t)s * (size_t)K;
+                const float *z = logits + (size_t)s * (size_t)K;
                 int best = 0;
                 for (int k = 1; k < K; k++) best = z[k] > z[best] ? k : best;
                 right += best == batch.label[from + s];

@@ -26,7 +26,7 @@ typedef struct {
     int64_t logging_steps, eval_steps, eval_rows, save_steps, early_stopping_patience;
     double learning_rate, warmup_ratio, weight_decay, adam_beta1, adam_beta2, adam_epsilon, max_grad_norm;
     double label_smoothing_factor, layer_rate_decay, dropout, token_dropout;
-    bool resume, overwrite, quiet, json, pin_threads;
+    bool resume, overwrite, quiet, json, pin_threads, gradient_checkpointing;
 } TrainOptions;
 
 typedef struct {
