@@ -635,6 +635,19 @@ static void test_module_errors(void **state) {
     (void)snprintf(expected, sizeof expected, "backend torch: %s: ", in_folder("router_torch.so"));
     assert_int_equal(strncmp(err.msg, expected, strlen(expected)), 0); /* the system's words follow */
     assert_int_equal(remove(in_folder("router_torch.so")), 0);
+    const char *build = getenv("ROUTER_BUILD"); /* NOLINT(concurrency-mt-unsafe) */
+    char other[400];
+    (void)snprintf(other, sizeof other, "%s/tests/other_version", build ? build : ".");
+    setenv("ROUTER_MODULES", other, 1); /* NOLINT(concurrency-mt-unsafe) */
+    if (build) {
+        assert_int_equal(ops_open(&ops, "cuda", "auto", NULL, &err), ERR_BACKEND);
+        (void)snprintf(
+            expected, sizeof expected,
+            "backend cuda: %s/router_cuda.so belongs to another version of this program: found 0.0.0, "
+            "expected " ROUTER_VERSION,
+            other);
+        assert_string_equal(err.msg, expected);
+    }
     unsetenv("ROUTER_MODULES"); /* NOLINT(concurrency-mt-unsafe) */
     static const char *const HOSTS[] = {"ref", "blas"};
     for (int i = 0; i < 2; i++) {
