@@ -1,6 +1,6 @@
 #!/bin/sh
 # Checks and measures the CUDA backend on this machine's GPU: builds, compares every operation and whole models with the
-# reference, trains, runs the sanitizer, and measures `router bench --backend cuda` beside PyTorch. usage: tests/bench/gpu.sh
+# reference, and measures `router bench --backend cuda` beside PyTorch. usage: tests/bench/gpu.sh
 #   [--build DIR]   a finished build (default: build/release; without a router there, the checks alone are built, which
 #                   needs CMake and CUDA and nothing else)
 #   [--checks]      no measurements      [--bench]  no checks
@@ -10,14 +10,23 @@ root=$(cd "$(dirname "$0")/../.." && pwd) || exit 2
 build=$root/build/release checks=yes bench=yes sanitize=''
 while [ $# -gt 0 ]; do
     case $1 in
-        --build) build=$2; shift ;;
+        --build)
+            if [ $# -lt 2 ]; then echo "gpu.sh: --build: expected a folder" >&2; exit 2; fi
+            build=$2
+            shift
+            ;;
         --checks) bench='' ;;
         --bench) checks='' ;;
         --sanitize) sanitize=yes ;;
-        *) sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+        -h | --help) sed -n '2,8s/^# \{0,1\}//p' "$0"; exit 0 ;;
+        *) echo "gpu.sh: unknown option $1" >&2; sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
     esac
     shift
 done
+if ! command -v nvidia-smi >/dev/null; then
+    echo "skipped: there is no NVIDIA driver on this machine (no nvidia-smi)"
+    exit 77
+fi
 nvidia-smi --query-gpu=name,memory.total,driver_version,compute_cap --format=csv,noheader || exit 77
 failed=0
 run() {
