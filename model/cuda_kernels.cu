@@ -977,7 +977,7 @@ void cuda_norm_grad(cudaStream_t stream, bool bf16, float *dx, float *dr, const 
 }
 
 void cuda_norm_fold(cudaStream_t stream, float *dw, float *db, const float *partial, int N, int H) {
-    if (N > 0) fold(stream, {{dw, db}, H}, partial, (int)(cuda_norm_partials(N, H) / (2 * (size_t)H)), 2 * H);
+    if (N > 0) fold(stream, {{dw, db}, H}, partial, norm_blocks(N), 2 * H);
 }
 
 void cuda_bias_grad(cudaStream_t stream, bool bf16, Act *dz, float *const *dy, int count, const Act *pre,

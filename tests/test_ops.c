@@ -27,7 +27,14 @@
 #include "model/ops.h"
 #include "model/ops_blas.h"
 
-enum { QUICK_LENGTH = 140, VARIANTS = 5, GUARD = 67, ARRAYS_MAX = 12, SEQUENCES_MAX = 16 };
+enum {
+    QUICK_LENGTH = 140,
+    MOST_TOKENS = 2100,
+    VARIANTS = 5,
+    GUARD = 67,
+    ARRAYS_MAX = 12,
+    SEQUENCES_MAX = 16
+};
 /* Rounding to the 8 bits of bfloat16 changes a number by at most 2^-8 of itself. */
 static const double BF16 = 1.0 / 256;
 /* In tf32 operands have 11 bits: a product is off by 4e-4 of itself at random, a sum of n of them by sqrt(n) times that;
@@ -329,7 +336,7 @@ static void check(Case *c) {
 static void prepare(int longest, int A, int D) {
     for (int v = 0; v < VARIANTS; v++) {
         Err err = {0};
-        if (variants[v].prepare(&variants[v], 1000, longest, A, D, &err) != ERR_OK) {
+        if (variants[v].prepare(&variants[v], MOST_TOKENS, longest, A, D, &err) != ERR_OK) {
             printf("FAIL prepare: %s\n", err.msg);
             exit(1);
         }
@@ -471,6 +478,8 @@ static void test_linear_group(int N, int O, int I, int count, bool add_dx) {
 
 static void test_linears(void) {
     prepare(1, 1, 1);
+    test_linear_grad(1177, 24, 16, true, true, false);
+    test_linear_group(2049, 16, 24, OPS_GROUP, true);
     for (int i = 0; i < times(60); i++) {
         const int N = PICK(1, 2, 3, 15, 17, 63, 64, 65, 100, 255, 256, 257, 300, 520);
         const int O = PICK(1, 2, 5, 7, 16, 24, 63, 64, 65, 192, 256, 257, 260);
@@ -598,6 +607,12 @@ static void test_rows(void) {
         test_norm(0, 17, i & 1, i & 2, false, P[i]);
         test_norm_grad(0, 24, i & 1, P[i]);
         test_dropout(0, 16, P[i], i & 1);
+    }
+    /* around where a device has more rows than blocks, and what the last ones do not fill */
+    static const int MANY[] = {1023, 1024, 1025, 1177, 2047, 2049};
+    for (size_t i = 0; i < sizeof MANY / sizeof MANY[0]; i++) {
+        test_norm(MANY[i], 24, true, true, false, 0.1f);
+        test_norm_grad(MANY[i], i % 2 ? 24 : 17, true, 0.1f);
     }
     for (int i = 0; i < times(40); i++) {
         const int N = PICK(1, 2, 15, 16, 17, 63, 64, 65, 130, 300);
