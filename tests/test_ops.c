@@ -614,6 +614,8 @@ static void test_rows(void) {
         test_norm(MANY[i], 24, true, true, false, 0.1f);
         test_norm_grad(MANY[i], i % 2 ? 24 : 17, true, 0.1f);
     }
+    test_norm(5, 1024, true, true, false, 0.1f); /* the widest published model */
+    test_norm_grad(5, 1024, true, 0.1f);
     for (int i = 0; i < times(40); i++) {
         const int N = PICK(1, 2, 15, 16, 17, 63, 64, 65, 130, 300);
         const int H = PICK(1, 2, 3, 8, 15, 16, 17, 24, 31, 48, 64, 100, 192, 768);
@@ -773,7 +775,8 @@ static void run_add(Ops *o, void **a, const Shape *s) {
 
 static void test_moves(void) {
     for (int i = 0; i < times(12); i++) {
-        const int N = PICK(1, 2, 17, 63, 64, 65, 200), H = PICK(1, 3, 16, 17, 64, 100), V = 1 + draw(80);
+        const int N = i ? PICK(1, 2, 17, 63, 64, 65, 200) : 1177, H = PICK(1, 3, 16, 17, 64, 100),
+                  V = 1 + draw(80);
         Shape s = {.N = N, .H = H, .V = V, .ids = integers(N, V), .slot = integers(N, V + 1), .integers = N};
         for (int n = 0; n < N; n++) s.slot[n]--; /* -1: left out */
         Case c = {.run = run_embed, .shape = s};
