@@ -189,14 +189,18 @@ static double distance(const float *got, const float *want, size_t n) {
     return all > 0 ? sqrt(off / all) : sqrt(off);
 }
 
-/* Gradients tensor by tensor. Those of keys' biases are nothing but rounding (they move all scores of a query alike), and
- * those of the classifier's few biases are sums that may cancel, so a tensor counts by its share of the largest: at least a thousandth, or a tenth where numbers are rounded to 8 bits. */
+/* Gradients tensor by tensor. A bias' gradient is a sum over rows that may cancel to nothing while its rounding does not
+ * (a regression's one bias; keys' biases, which move all scores of a query alike, always), so it counts at the size of
+ * its weight's, the same terms times inputs. The smallest tensors count by their share of the largest: at least a
+ * thousandth, or a tenth where numbers are rounded to 8 bits. */
 static void compare_gradients(const char *what, Model *m, const float *got, const float *want, double limit) {
     const Deberta *d = &m->d;
+    const double share = rounds ? 0.1 : tf32 ? 0.02 : 1e-3;
     size_t count;
     ParamView *list = params_list(&d->grads, &d->config, &count);
     double largest = 0;
-    for (int round = 0; list && round < 2; round++)
+    for (int round = 0; list && round < 2; round++) {
+        double before = 0;
         for (size_t i = 0; i < count; i++) {
             const bool word = !list[i].data;
             const size_t n = (size_t)param_count(&list[i]),
@@ -205,19 +209,17 @@ static void compare_gradients(const char *what, Model *m, const float *got, cons
             for (size_t k = 0; k < n; k++) size += (double)want[at + k] * (double)want[at + k];
             size = sqrt(size / (double)n);
             largest = fmax(largest, size);
+            const double scale =
+                fmax(list[i].kind == PARAM_BIAS ? fmax(size, before) : size, share * largest);
+            before = size;
             if (!round) continue;
-            const double off = distance(got + at, want + at, n) * (size > 0 ? size : 1) /
-                               fmax(size, (rounds ? 0.1
-                                           : tf32 ? 0.02
-                                                  : 1e-3) *
-                                              largest);
-            const double most =
-                n < 16 ? 2 * limit : limit; /* chance does not average out over a few numbers */
+            const double off = distance(got + at, want + at, n) * (size > 0 ? size : 1) / scale;
             char detail[200];
-            (void)snprintf(detail, sizeof detail, "%s is off by %.3g of itself, at most %.3g", list[i].name,
-                           off, most);
-            expect(off <= most, what, detail);
+            (void)snprintf(detail, sizeof detail, "%s is off by %.3g of its scale, at most %.3g",
+                           list[i].name, off, limit);
+            expect(off <= limit, what, detail);
         }
+    }
     mem_free(list);
 }
 
@@ -230,7 +232,8 @@ static void expect_near(const char *what, const float *got, const float *want, s
 
 /* ---- the checks ---- */
 
-/* Float32: sums of up to 300 products in another order, through three layers; ref sums in double. bfloat16: each layer
+/* Float32: sums of up to 300 products in another order, through three layers; ref sums in double: among 150,000 tensors
+ * of random models none was off by more than 1.1e-5. bfloat16: each layer
  * rounds to 2^-9 of itself on average some ten times; gradients come through all of them twice, and where an answer is
  * nearly right (softmax or a regression's difference cancels) the head's error scales them all: among 1,200 random
  * models no answer was off by more than 0.042 and no tensor by 0.3; what is computed wrongly is off by 0.5 and more. Golden
