@@ -33,7 +33,7 @@ static void put_overview(Buf *out) {
              "usage: router COMMAND [ARGUMENTS] [OPTIONS]\n\n"
              "Commands, in the order of use:\n");
     for (size_t i = 0; i < COMMAND_COUNT; i++)
-        buf_printf(out, "  %-10s %s\n", COMMANDS[i]->name, COMMANDS[i]->summary);
+        buf_printf(out, "  %-14s %s\n", COMMANDS[i]->name, COMMANDS[i]->summary);
     buf_puts(
         out,
         "\n  router COMMAND --help   all arguments and options of a command\n"
@@ -70,15 +70,26 @@ static ErrCode print_help(const Command *command, Err *err) {
     return rc;
 }
 
-static ErrCode find_command(const Command **out, const char *name, Err *err) {
+/* The command that words[0..count) begin with, and how many of them its name is: one, or two ("data check"). */
+static ErrCode find_command(const Command **out, int *taken, int count, char **words, Err *err) {
     const char *names[COMMAND_COUNT];
+    char name[64], shown[64];
+    bool group = false;
     for (size_t i = 0; i < COMMAND_COUNT; i++) {
         names[i] = COMMANDS[i]->name;
+        const char *space = strchr(names[i], ' ');
+        const size_t first = space ? (size_t)(space - names[i]) : strlen(names[i]);
+        if (strncmp(words[0], names[i], first) != 0 || words[0][first]) continue;
         *out = COMMANDS[i];
-        if (strcmp(name, names[i]) == 0) return ERR_OK;
+        *taken = space ? 2 : 1;
+        if (!space || (count > 1 && strcmp(words[1], space + 1) == 0)) return ERR_OK;
+        group = true;
     }
-    char shown[64];
+    (void)snprintf(name, sizeof name, "%s%s%s", words[0], group && count > 1 ? " " : "",
+                   group && count > 1 ? words[1] : "");
     text_excerpt(shown, 56, name, strlen(name));
+    if (group && count == 1)
+        return err_set(err, ERR_ARGUMENT, "'%s' needs a second word; see 'router --help'", shown);
     const char *near = text_nearest(name, names, COMMAND_COUNT);
     if (near) return err_set(err, ERR_ARGUMENT, "unknown command '%s'; did you mean '%s'?", shown, near);
     return err_set(err, ERR_ARGUMENT, "unknown command '%s'; see 'router --help'", shown);
@@ -115,8 +126,10 @@ static ErrCode dispatch(int argc, char **argv, Err *err) {
     }
     const bool help = strcmp(argv[1], "help") == 0;
     if (is(argv[1], "--help", "-h") || (help && argc == 2)) return print_overview(stdout, err);
-    TRY(find_command(&command, argv[help ? 2 : 1], err));
-    return help ? print_help(command, err) : run_command(command, argc - 2, argv + 2, err);
+    const int at = help ? 2 : 1;
+    int taken;
+    TRY(find_command(&command, &taken, argc - at, argv + at, err));
+    return help ? print_help(command, err) : run_command(command, argc - at - taken, argv + at + taken, err);
 }
 
 static int exit_status(ErrCode rc) {

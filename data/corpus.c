@@ -18,6 +18,7 @@
 #include "core/sha256.h"
 #include "core/stop.h"
 #include "core/text.h"
+#include "data/inputs.h"
 #include "data/names.h"
 
 enum {
@@ -28,12 +29,6 @@ enum {
     LABELS_MAX = 4096
 };
 static const char VERSION[] = "router shard content 1";
-
-typedef struct {
-    char *name, *path; /* for messages; to read */
-    float weight;
-    bool spooled; /* path is ours to remove */
-} Input;
 
 typedef struct {
     uint64_t row;
@@ -47,8 +42,7 @@ typedef struct {
     const CorpusRule *rule;
     const Tokenizer *tokenizer;
     Threads *threads;
-    Input *inputs;
-    size_t input_count;
+    Inputs inputs;
     char digest[SHA256_HEX];
     Names labels, sources;
     size_t given_labels;
@@ -103,151 +97,6 @@ void corpus_rule_free(CorpusRule *rule) {
     flags_list_free(&rule->labels);
 }
 
-/* ---- inputs ---- */
-
-static ErrCode add_input(Job *j, const char *name, const char *path, float weight, Err *err) {
-    Input *more = mem_resize(j->inputs, j->input_count + 1, sizeof *more);
-    if (!more) return err_set(err, ERR_MEMORY, "out of memory for the inputs");
-    j->inputs = more;
-    Input *in = &more[j->input_count++];
-    *in = (Input){mem_strdup(name), mem_strdup(path), weight, false};
-    return in->name && in->path ? ERR_OK : err_set(err, ERR_MEMORY, "out of memory for the inputs");
-}
-
-static bool ends_with(const char *s, const char *end) {
-    const size_t n = strlen(s), m = strlen(end);
-    return n > m && strcmp(s + n - m, end) == 0;
-}
-
-/* What lies in one folder: files to `files`, folders to `folders`. */
-static ErrCode list_folder(FlagList *files, FlagList *folders, const char *dir, Err *err) {
-    char **names;
-    size_t count;
-    TRY(file_list(&names, &count, dir, err));
-    ErrCode rc = ERR_OK;
-    for (size_t i = 0; i < count && rc == ERR_OK; i++) {
-        if (names[i][0] == '.') continue;
-        char *path = file_join(dir, names[i]);
-        struct stat st;
-        if (!path) {
-            rc = err_set(err, ERR_MEMORY, "out of memory listing %s", dir);
-        } else if (lstat(path, &st) == 0 && S_ISDIR(st.st_mode)) { /* a linked one could lead in a circle */
-            rc = flags_list_add(folders, path, strlen(path), err);
-        } else if (ends_with(path, ".jsonl") || ends_with(path, ".jsonl.gz") ||
-                   ends_with(path, ".jsonl.zst")) {
-            rc = flags_list_add(files, path, strlen(path), err);
-        }
-        mem_free(path);
-    }
-    file_list_free(names, count);
-    return rc;
-}
-
-static int by_bytes(const void *a, const void *b) {
-    return strcmp(*(char *const *)a, *(char *const *)b);
-}
-
-static ErrCode add_folder(Job *j, const char *dir, float weight, Err *err) {
-    FlagList files = {0}, folders = {0};
-    ErrCode rc = flags_list_add(&folders, dir, strlen(dir), err);
-    for (size_t i = 0; i < folders.count && rc == ERR_OK; i++)
-        rc = list_folder(&files, &folders, folders.items[i], err);
-    if (rc == ERR_OK && files.count == 0)
-        rc = err_set(err, ERR_ARGUMENT, "%s: no *.jsonl, *.jsonl.gz or *.jsonl.zst in this folder", dir);
-    if (files.count) qsort(files.items, files.count, sizeof *files.items, by_bytes);
-    for (size_t i = 0; i < files.count && rc == ERR_OK; i++)
-        rc = add_input(j, files.items[i], files.items[i], weight, err);
-    flags_list_free(&files);
-    flags_list_free(&folders);
-    return rc;
-}
-
-/* Splits "path=WEIGHT" in place. */
-static ErrCode cut_weight(char *path, float *weight, Err *err) {
-    *weight = 1;
-    char *equals = strrchr(path, '=');
-    if (!equals || file_exists(path)) return ERR_OK;
-    char *end = NULL;
-    const double w = strtod(equals + 1, &end);
-    if (end == equals + 1 || *end) return ERR_OK; /* a path that happens to hold '=' */
-    *weight = (float)w;
-    if (!(w > 0 && w <= 1000) || *weight <= 0)
-        return err_set(err, ERR_ARGUMENT, "%s: found weight %s, expected more than 0 and at most 1000", path,
-                       equals + 1);
-    *equals = 0;
-    return ERR_OK;
-}
-
-/* What cannot be read twice (stdin, a pipe) is copied to a file beside the shard. */
-static ErrCode spool(Job *j, const char *name, float weight, Err *err) {
-    const bool is_stdin = strcmp(name, "-") == 0;
-    Buf path = {0};
-    buf_printf(&path, "%s.%ld.input%zu", j->path, (long)getpid(), j->input_count);
-    ErrCode rc = buf_ok(&path, err);
-    char *block = NULL;
-    FileWriter out = {0};
-    int fd = -1;
-    if (rc == ERR_OK) rc = mem_new(&block, 1 << 16, 1, "a copy of the input", err);
-    if (rc == ERR_OK) {
-        fd = is_stdin ? STDIN_FILENO : open(name, O_RDONLY | O_CLOEXEC);
-        if (fd < 0) rc = err_set(err, ERR_IO, "%s: cannot open", name);
-    }
-    if (rc == ERR_OK) rc = file_create(&out, path.data, err);
-    while (rc == ERR_OK) {
-        const ssize_t n = read(fd, block, 1 << 16);
-        if (n == 0) break;
-        if (n > 0) file_write(&out, block, (size_t)n);
-        if (stop_requested())
-            rc = err_set(err, ERR_INTERRUPTED, "interrupted; nothing was written");
-        else if (n < 0 && errno != EINTR)
-            rc = err_set(err, ERR_IO, "%s: cannot read", is_stdin ? "stdin" : name);
-    }
-    if (rc == ERR_OK) rc = file_commit(&out, err);
-    if (rc == ERR_OK) {
-        rc = add_input(j, is_stdin ? "stdin" : name, path.data, weight, err);
-        if (rc == ERR_OK)
-            j->inputs[j->input_count - 1].spooled = true;
-        else
-            unlink(path.data);
-    }
-    file_abort(&out);
-    if (!is_stdin && fd >= 0) close(fd);
-    mem_free(block);
-    buf_free(&path);
-    return rc;
-}
-
-static ErrCode open_inputs(Job *j, Err *err) {
-    bool seen_stdin = false;
-    ErrCode rc = ERR_OK;
-    for (size_t i = 0; i < j->rule->inputs.count && rc == ERR_OK; i++) {
-        char *path = mem_strdup(j->rule->inputs.items[i]);
-        if (!path) return err_set(err, ERR_MEMORY, "out of memory for the inputs");
-        float weight;
-        struct stat st;
-        rc = cut_weight(path, &weight, err);
-        const bool is_stdin = strcmp(path, "-") == 0;
-        if (rc != ERR_OK) {
-            /* said already */
-        } else if (is_stdin && seen_stdin) {
-            rc = err_set(err, ERR_ARGUMENT, "stdin can be read only once");
-        } else if (!is_stdin && stat(path, &st) != 0) {
-            char why[128] = "";
-            if (strerror_r(errno, why, sizeof why) != 0) why[0] = 0;
-            rc = err_set(err, ERR_IO, "%s: cannot open: %s", path, why);
-        } else if (is_stdin || !(S_ISREG(st.st_mode) || S_ISDIR(st.st_mode))) {
-            seen_stdin = seen_stdin || is_stdin;
-            rc = spool(j, path, weight, err);
-        } else {
-            rc = S_ISDIR(st.st_mode) ? add_folder(j, path, weight, err)
-                                     : add_input(j, path, path, weight, err);
-        }
-        mem_free(path);
-    }
-    if (rc == ERR_OK && j->input_count == 0) rc = err_set(err, ERR_ARGUMENT, "no input files");
-    return rc;
-}
-
 /* ---- digest ---- */
 
 /* With its length, so that no two lists of texts look alike; NULL differs from "". */
@@ -294,10 +143,10 @@ static ErrCode make_digest(Job *j, Err *err) {
                    r->plain, r->skip_bad, r->labels_closed, r->labels.count);
     add_text(&sha, numbers);
     for (size_t i = 0; i < r->labels.count; i++) add_text(&sha, r->labels.items[i]);
-    for (size_t i = 0; i < j->input_count; i++) {
-        (void)snprintf(numbers, sizeof numbers, "%.9g", (double)j->inputs[i].weight);
+    for (size_t i = 0; i < j->inputs.count; i++) {
+        (void)snprintf(numbers, sizeof numbers, "%.9g", (double)j->inputs.items[i].weight);
         add_text(&sha, numbers);
-        TRY(add_file(&sha, j->inputs[i].path, err));
+        TRY(add_file(&sha, j->inputs.items[i].path, err));
     }
     unsigned char digest[SHA256_BYTES];
     sha256_end(&sha, digest);
@@ -393,10 +242,10 @@ static bool is_blank(const char *s, size_t n) {
 typedef ErrCode TakeRow(Job *j, const Row *row, Err *err);
 
 static ErrCode read_input(Job *j, size_t file, TakeRow *take, Err *err) {
-    const char *name = j->inputs[file].name;
+    const char *name = j->inputs.items[file].name;
     Lines *lines;
     Record record = {0};
-    TRY(lines_open(&lines, j->inputs[file].path, err));
+    TRY(lines_open(&lines, j->inputs.items[file].path, err));
     ErrCode rc;
     for (;;) {
         const char *line;
@@ -454,7 +303,7 @@ static ErrCode write_group(Job *j, Err *err) {
                               .tokens = (int)tokens,
                               .truncated = job->whole > tokens,
                               .label = w->label,
-                              .weight = j->inputs[w->file].weight,
+                              .weight = j->inputs.items[w->file].weight,
                               .split = split_of(j->plan, w->row),
                               .file = w->file,
                               .line = w->line,
@@ -485,7 +334,7 @@ static ErrCode take_row(Job *j, const Row *row, Err *err) {
     const Record *r = row->record;
     j->taken_chain = chain(j->taken_chain, split_text_key(r->text, r->text_len), row);
     if (j->taken == j->rows)
-        return err_set(err, ERR_IO, "%s: grew while it was read", j->inputs[row->file].name);
+        return err_set(err, ERR_IO, "%s: grew while it was read", j->inputs.items[row->file].name);
     if (j->waiting_count == GROUP_ROWS || j->text.len + r->text_len > GROUP_BYTES) TRY(write_group(j, err));
     Waiting *w = &j->waiting[j->waiting_count];
     *w = (Waiting){.row = j->taken++,
@@ -518,6 +367,10 @@ static ErrCode start_labels(Job *j, Err *err) {
     return ERR_OK;
 }
 
+static int by_bytes(const void *a, const void *b) {
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
 /* The labels of the shard: those given in their order, then the others by bytes. */
 static ErrCode order_labels(Job *j, Err *err) {
     const size_t n = j->labels.count;
@@ -533,10 +386,10 @@ static ErrCode order_labels(Job *j, Err *err) {
 static ErrCode first_pass(Job *j, Err *err) {
     TRY(start_labels(j, err));
     TRY(split_open(&j->plan, &j->rule->split, err));
-    for (size_t i = 0; i < j->input_count; i++) TRY(read_input(j, i, count_row, err));
+    for (size_t i = 0; i < j->inputs.count; i++) TRY(read_input(j, i, count_row, err));
     if (j->rows == 0)
-        return err_set(err, ERR_FORMAT, "%s%s: no rows%s%s", j->inputs[0].name,
-                       j->input_count > 1 ? " and the other inputs" : "",
+        return err_set(err, ERR_FORMAT, "%s%s: no rows%s%s", j->inputs.items[0].name,
+                       j->inputs.count > 1 ? " and the other inputs" : "",
                        j->message_count ? "; the first bad one: " : "",
                        j->message_count ? j->messages[0] : "");
     TRY(split_decide(j->plan, err));
@@ -549,13 +402,13 @@ static ErrCode second_pass(Job *j, Err *err) {
     TRY(mem_new(&j->jobs, GROUP_ROWS, sizeof *j->jobs, "a group of rows", err));
     TRY(shard_create(&j->writer, j->path, err));
     if (j->rule->progress) progress_begin(j->rule->progress, "pack", j->rows, 0);
-    for (size_t i = 0; i < j->input_count; i++) TRY(read_input(j, i, take_row, err));
+    for (size_t i = 0; i < j->inputs.count; i++) TRY(read_input(j, i, take_row, err));
     TRY(write_group(j, err));
     if (j->taken != j->rows || j->taken_chain != j->chain)
         return err_set(err, ERR_IO, "the inputs changed while they were read; nothing was written");
     const char **files;
-    TRY(mem_new(&files, j->input_count, sizeof *files, "the names of the inputs", err));
-    for (size_t i = 0; i < j->input_count; i++) files[i] = j->inputs[i].name;
+    TRY(mem_new(&files, j->inputs.count, sizeof *files, "the names of the inputs", err));
+    for (size_t i = 0; i < j->inputs.count; i++) files[i] = j->inputs.items[i].name;
     const ShardInfo info = {.tokenizer_digest = tokenizer_digest(j->tokenizer),
                             .content_digest = j->digest,
                             .max_tokens = j->rule->max_tokens,
@@ -563,7 +416,7 @@ static ErrCode second_pass(Job *j, Err *err) {
                             .labels = j->ordered,
                             .label_count = (int)j->labels.count,
                             .files = files,
-                            .file_count = j->input_count,
+                            .file_count = j->inputs.count,
                             .sources = (const char *const *)j->sources.items,
                             .source_count = j->sources.count,
                             .split = split_report(j->plan),
@@ -578,12 +431,7 @@ static ErrCode second_pass(Job *j, Err *err) {
 }
 
 static void job_free(Job *j) {
-    for (size_t i = 0; i < j->input_count; i++) {
-        if (j->inputs[i].spooled) unlink(j->inputs[i].path);
-        mem_free(j->inputs[i].name);
-        mem_free(j->inputs[i].path);
-    }
-    mem_free(j->inputs);
+    inputs_close(&j->inputs);
     names_free(&j->labels);
     names_free(&j->sources);
     mem_free(j->place);
@@ -605,7 +453,7 @@ ErrCode corpus_pack(const char *path, const CorpusRule *rule, const Tokenizer *t
         return err_set(err, ERR_ARGUMENT, "max_length: found %d, expected 3 to %d", rule->max_tokens,
                        SHARD_ROW_TOKENS);
     ErrCode rc = check_target(path, err);
-    if (rc == ERR_OK) rc = open_inputs(&job, err);
+    if (rc == ERR_OK) rc = inputs_open(&job.inputs, &rule->inputs, path, err);
     if (rc == ERR_OK) rc = make_digest(&job, err);
     if (rc == ERR_OK && file_exists(path) && is_current(&job)) {
         *reused = true;

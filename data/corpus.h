@@ -49,9 +49,7 @@ typedef struct {
 /* clang-format on */
 
 typedef struct {
-    FlagList inputs; /* paths, "-" for stdin, each optionally with "=WEIGHT" behind it (0 < weight <= 1000; a
-                        file of that very name wins); a folder stands for the *.jsonl, .jsonl.gz, .jsonl.zst
-                        below it (hidden ones and linked folders left out), recursively, in byte order */
+    FlagList inputs;    /* see data/inputs.h */
     RecordRule record;  /* label_optional is taken as false */
     FlagList labels;    /* explicit order; empty: all labels of the data, sorted by bytes */
     bool labels_closed; /* a label outside `labels` is an error (with file:line, nearest name); else it is

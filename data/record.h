@@ -22,6 +22,12 @@
 #define RECORD_TEXT_MAX ((size_t)16 << 20) /* bytes */
 #define RECORD_NAME_MAX 256                /* bytes of a label */
 
+/* A text somewhere else. */
+typedef struct {
+    const char *text; /* any bytes; invalid UTF-8 counts as U+FFFD */
+    size_t n;
+} RowText;
+
 typedef struct {
     const char *text_field, *label_field; /* NULL: the aliases */
     bool label_optional;                  /* predict and tokenize: label stays NULL when absent */

@@ -19,11 +19,6 @@
 #define ROWS_SOURCES_MAX 256
 
 typedef struct {
-    const char *text; /* any bytes; invalid UTF-8 counts as U+FFFD */
-    size_t n;
-} RowText;
-
-typedef struct {
     size_t text_at, text_len; /* in Rows.bytes */
     size_t id_at;             /* likewise, NUL-terminated: the row's id, or "file:line" */
     int label;                /* index into the labels given */

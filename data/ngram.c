@@ -1,4 +1,4 @@
-#include "eval/ngram.h"
+#include "data/ngram.h"
 
 #include <assert.h>
 #include <math.h>

@@ -1,4 +1,4 @@
-/* eval/ngram.h - the baseline beside every router: a linear model on hashed word and character n-grams, in
+/* data/ngram.h - the baseline beside every router: a linear model on hashed word and character n-grams, in
  * the manner of fastText.
  *
  * Features of a text, lower-cased (ASCII, Latin-1, Greek, Cyrillic): its words, pairs of neighbouring words,
@@ -12,15 +12,15 @@
  *
  * Trained on configs/corpus-small.json's 138,857 rows it scores 96.4 % on their test rows, 81.4 % on ood_dev
  * and 73.6 % on MMLU (question only), in 8 s on two cores; fastText itself 96.4, 79.4 and 72.5 in 20 s. */
-#ifndef EVAL_NGRAM_H
-#define EVAL_NGRAM_H
+#ifndef DATA_NGRAM_H
+#define DATA_NGRAM_H
 
 #include <stddef.h>
 #include <stdint.h>
 
 #include "core/err.h"
 #include "core/threads.h"
-#include "eval/rows.h"
+#include "data/record.h"
 
 #define NGRAM_FEATURES_MAX 16384
 #define NGRAM_BATCH        32
