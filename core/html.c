@@ -250,6 +250,15 @@ static double step_of(double range) {
     return power * (times < 1.5 ? 1 : times < 3.5 ? 2 : times < 7.5 ? 5 : 10);
 }
 
+/* Ticks are whole multiples of the step; widen() keeps these numbers below 1e12. */
+static long long first_tick(double low, double step) {
+    return (long long)ceil(low / step - 1e-9);
+}
+
+static long long last_tick(double high, double step) {
+    return (long long)floor(high / step + 1e-9);
+}
+
 /* A range that can be divided by: the data's own where it has any width. */
 static void widen(double *low, double *high) {
     if (!(*low <= *high) || !isfinite(*low) || !isfinite(*high)) {
@@ -274,16 +283,16 @@ static void draw_axes(Buf *out, const Axes *a, const char *title, const char *x_
                PLOT_WIDTH);
     const double bottom = PLOT_HEIGHT - PLOT_BOTTOM, right = PLOT_WIDTH - PLOT_RIGHT;
     double step = step_of(a->y1 - a->y0);
-    for (double i = ceil(a->y0 / step - 1e-9); i * step <= a->y1 + step * 1e-9; i++) {
-        const double y = at_y(a, i * step);
+    for (long long i = first_tick(a->y0, step); i <= last_tick(a->y1, step); i++) {
+        const double value = (double)i * step, y = at_y(a, value);
         buf_printf(out,
                    "<path class=\"g\" d=\"M%d %.1fH%.0f\"/><text class=\"s\" x=\"%d\" y=\"%.1f\" "
                    "text-anchor=\"end\">%.5g</text>\n",
-                   PLOT_LEFT, y, right, PLOT_LEFT - 6, y + 4, i * step + 0.0);
+                   PLOT_LEFT, y, right, PLOT_LEFT - 6, y + 4, value);
     }
     step = a->log_x ? fmax(1, ceil((a->x1 - a->x0) / 8)) : step_of(a->x1 - a->x0);
-    for (double i = ceil(a->x0 / step - 1e-9); i * step <= a->x1 + step * 1e-9; i++) {
-        const double value = a->log_x ? pow(10, i * step) : i * step + 0.0, x = at_x(a, value);
+    for (long long i = first_tick(a->x0, step); i <= last_tick(a->x1, step); i++) {
+        const double at = (double)i * step, value = a->log_x ? pow(10, at) : at, x = at_x(a, value);
         buf_printf(out,
                    "<path class=\"g\" d=\"M%.1f %.0fv5\"/><text class=\"s\" x=\"%.1f\" y=\"%.0f\" "
                    "text-anchor=\"middle\">%.5g</text>\n",
@@ -309,7 +318,7 @@ static void draw_axes(Buf *out, const Axes *a, const char *title, const char *x_
 /* ---- curves ---- */
 
 static bool drawn(const HtmlPlot *p, double x, double y) {
-    return isfinite(x) && isfinite(y) && (!p->log_x || x > 0);
+    return fabs(x) < 1e150 && fabs(y) < 1e150 && (!p->log_x || x > 0); /* differences stay finite */
 }
 
 static Axes axes_of(const HtmlPlot *p) {
