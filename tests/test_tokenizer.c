@@ -286,13 +286,15 @@ static void test_training(void **state) {
 
 static void test_round_trip(void **state) {
     (void)state;
+    size_t tokens = 0, bytes = 0;
     for (int round = 0; round < 50; round++) {
         Buf text = {0}, ids = {0}, back = {0};
         put_words(&text, 1 + draw(30));
         size_t whole;
         encode(trained, (TokenizerRule){.no_specials = true}, text.data, text.len, &ids, &whole);
         assert_int_equal(ids.len, whole * sizeof(int32_t));
-        assert_true(whole < text.len); /* it has learnt longer pieces than characters */
+        tokens += whole;
+        bytes += text.len;
         for (size_t i = 0; i < whole; i++) {
             const char *p = tokenizer_piece(trained, id_at(&ids, i));
             const bool mark = strncmp(p, "\xe2\x96\x81", 3) == 0;
@@ -304,6 +306,7 @@ static void test_round_trip(void **state) {
         buf_free(&ids);
         buf_free(&back);
     }
+    assert_true(tokens < bytes); /* it has learnt longer pieces than characters, though not of every word */
 }
 
 static void expect_train(const char *text, size_t n, int pieces, ErrCode want, const char *message) {
