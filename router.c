@@ -15,14 +15,14 @@
 #include "eval/eval_cmd.h"
 #include "eval/predict_cmd.h"
 #include "eval/verify_cmd.h"
-#include "export/export_cmd.h"
 #include "export/inspect_cmd.h"
 #include "export/librouter.h"
+#include "export/export_cmd.h"
 #include "tokenizer/tokenize_cmd.h"
 #include "train/train_cmd.h"
 
-static const Command *const COMMANDS[] = {&tokenize_cmd, &pack_cmd,    &train_cmd,  &eval_cmd, &predict_cmd,
-                                          &export_cmd,   &inspect_cmd, &verify_cmd, &bench_cmd};
+static const Command *const COMMANDS[] = {
+    &tokenize_cmd, &pack_cmd,    &train_cmd,  &eval_cmd,   &predict_cmd, &export_cmd, &inspect_cmd,   &verify_cmd, &bench_cmd};
 enum { COMMAND_COUNT = sizeof COMMANDS / sizeof COMMANDS[0] };
 
 static void put_overview(Buf *out) {

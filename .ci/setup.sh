@@ -1,8 +1,8 @@
 # .ci/setup.sh - sourced by test.sh and quickstart.sh: what has to be there before anything is built.
 # setup_packages WANTED... [-- NICE...]: installs what is missing with apt; NICE packages only where apt has them.
 
-BUILD_PACKAGES="build-essential cmake ninja-build pkg-config libopenblas-pthread-dev libsentencepiece-dev libzstd-dev
-    libcjson-dev libzip-dev zlib1g-dev"
+BUILD_PACKAGES="build-essential cmake ninja-build pkg-config libopenblas-pthread-dev libsentencepiece-dev
+    libzstd-dev libcjson-dev libzip-dev zlib1g-dev libcurl4-openssl-dev libglpk-dev"
 export BUILD_PACKAGES
 
 say() { printf '\n== %s\n' "$*"; }

@@ -21,9 +21,10 @@ static const char STYLE[] =
     "section{border-top:1px solid var(--line);padding:1rem 0}p{margin:.5rem 0;max-width:48rem}"
     ".w{overflow-x:auto;margin:.6rem 0}table{border-collapse:collapse;font-size:.93em}"
     "th,td{padding:.22rem .6rem;text-align:left;vertical-align:top;border-bottom:1px solid var(--line);"
-    "overflow-wrap:break-word;min-width:3em}"
+    "min-width:3em}"
+    "td{overflow-wrap:anywhere;min-width:6.5em}" /* long paths wrap, so that texts have room */
     "th{color:var(--soft);font-weight:600}td.n{text-align:right;font-variant-numeric:tabular-nums;"
-    "white-space:nowrap}.h td{text-align:right;border:1px solid var(--bg)}"
+    "white-space:nowrap;min-width:3em}.h td{min-width:3em;text-align:right;border:1px solid var(--bg)}"
     "figure{margin:.8rem 0;overflow-x:auto}figcaption{color:var(--soft);margin-bottom:.2rem}"
     "svg{max-width:100%;min-width:34rem;height:auto;font:12px system-ui,sans-serif}svg text{fill:var(--ink)}"
     "svg .s{fill:var(--soft)}svg .g{stroke:var(--line)}"
@@ -177,7 +178,7 @@ static double clamp(double v, double low, double high) {
 }
 
 void html_bars(Buf *out, const HtmlBar *bars, size_t count, double max) {
-    enum { LEFT = 210, LENGTH = 380, WIDTH = 760, STEP = 22 };
+    enum { LEFT = 250, LENGTH = 300, WIDTH = 760, STEP = 22 }; /* LEFT: 32 characters */
     const bool given = max > 0;
     for (size_t i = 0; !given && i < count; i++)
         if (isfinite(bars[i].value)) max = fmax(max, fmax(bars[i].value, bars[i].high));

@@ -206,12 +206,18 @@ ErrCode json_get_string(const char **out, const cJSON *object, const char *key, 
 }
 
 void json_print(Buf *out, const cJSON *item) {
+    static const char NUL[] = "\xc0\x80"; /* see without_nul */
     char *text = cJSON_Print(item);
     if (!text) {
         out->failed = true;
         return;
     }
-    buf_puts(out, text);
+    const char *from = text;
+    for (const char *at; (at = strstr(from, NUL)); from = at + 2) {
+        buf_put(out, from, (size_t)(at - from));
+        buf_puts(out, "\\u0000");
+    }
+    buf_puts(out, from);
     buf_puts(out, "\n");
     cJSON_free(text);
 }

@@ -184,6 +184,18 @@ ErrCode lines_next(Lines *l, const char **text, size_t *n, bool *more, Err *err)
     }
 }
 
+ErrCode lines_peek(Lines *l, size_t least, const char **bytes, size_t *n, Err *err) {
+    bool end = false;
+    while (l->len - l->at < least && !end) TRY(decode_more(l, &end, err));
+    *bytes = l->text + l->at;
+    *n = l->len - l->at;
+    return ERR_OK;
+}
+
+void lines_skip(Lines *l, size_t n) {
+    l->at += n;
+}
+
 size_t lines_number(const Lines *l) {
     return l->number;
 }

@@ -20,6 +20,11 @@ ErrCode lines_open(Lines **out, const char *path, Err *err) ERR_CHECKED;
  * the end. A damaged or truncated stream is ERR_FORMAT naming file and line. */
 ErrCode lines_next(Lines *lines, const char **text, size_t *n, bool *more, Err *err) ERR_CHECKED;
 
+/* Instead of lines, the decoded bytes themselves: lines_peek gives those at hand, at least `least` of them (<= LINES_MAX)
+ * unless the input ends before, borrowed until the next call; lines_skip takes n of them away. Lines are then not counted. */
+ErrCode lines_peek(Lines *lines, size_t least, const char **bytes, size_t *n, Err *err) ERR_CHECKED;
+void lines_skip(Lines *lines, size_t n);
+
 /* 1-based number of the line last returned, and the path for messages ("stdin" for "-"). */
 size_t lines_number(const Lines *lines);
 const char *lines_path(const Lines *lines);

@@ -1,5 +1,6 @@
 #include "core/text.h"
 
+#include <stdio.h>
 #include <string.h>
 
 size_t text_utf8_next(const char *s, size_t n, uint32_t *cp) {
@@ -82,6 +83,24 @@ const char *text_excerpt(char *out, size_t max, const char *s, size_t n) {
     }
     out[at] = 0;
     return out;
+}
+
+const char *text_grouped(char out[32], uint64_t v) {
+    char digits[24];
+    const int n = snprintf(digits, sizeof digits, "%llu", (unsigned long long)v);
+    size_t at = 0;
+    for (int i = 0; i < n; i++) {
+        if (i && (n - i) % 3 == 0) out[at++] = ',';
+        out[at++] = digits[i];
+    }
+    out[at] = 0;
+    return out;
+}
+
+int text_columns(const char *s) {
+    int n = 0;
+    for (; *s; s++) n += ((unsigned char)*s & 0xc0) != 0x80;
+    return n;
 }
 
 void text_put_json(Buf *out, const char *s, size_t n) {

@@ -23,6 +23,12 @@ const char *text_nearest(const char *word, const char *const *names, size_t coun
  * "..." when cut. out holds at least max + 4 bytes; returns out. */
 const char *text_excerpt(char *out, size_t max, const char *s, size_t n);
 
+/* "1,234,567"; returns out. A number of 64 bits takes 26 characters. */
+const char *text_grouped(char out[32], uint64_t v);
+
+/* Columns of valid UTF-8 on a terminal, one for each character. */
+int text_columns(const char *s);
+
 /* A JSON string literal with its quotes; invalid UTF-8 becomes U+FFFD. */
 void text_put_json(Buf *out, const char *s, size_t n);
 
