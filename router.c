@@ -10,7 +10,9 @@
 #include "core/mem.h"
 #include "core/stop.h"
 #include "core/text.h"
+#include "data/mix_cmd.h"
 #include "data/pack_cmd.h"
+#include "data/split_cmd.h"
 #include "eval/bench_cmd.h"
 #include "eval/eval_cmd.h"
 #include "eval/predict_cmd.h"
@@ -22,6 +24,7 @@
 #include "train/train_cmd.h"
 
 static const Command *const COMMANDS[] = {
+    &mix_cmd,     &split_cmd,
     &tokenize_cmd, &pack_cmd,    &train_cmd,  &eval_cmd,   &predict_cmd, &export_cmd, &inspect_cmd,   &verify_cmd, &bench_cmd};
 enum { COMMAND_COUNT = sizeof COMMANDS / sizeof COMMANDS[0] };
 

@@ -12,14 +12,15 @@
 
 #include "core/buf.h"
 #include "core/file.h"
-#include "core/lines.h"
 #include "core/mem.h"
 #include "core/rng.h"
 #include "core/sha256.h"
 #include "core/stop.h"
 #include "core/text.h"
+#include "data/dedup.h"
 #include "data/inputs.h"
 #include "data/names.h"
+#include "data/scan.h"
 
 enum {
     GROUP_ROWS = 2048,
@@ -28,12 +29,13 @@ enum {
     MESSAGES = 3,
     LABELS_MAX = 4096
 };
-static const char VERSION[] = "router shard content 1";
+static const char VERSION[] = "router shard content 2";
 
 typedef struct {
     uint64_t row;
     uint32_t file, line, source;
     int label;
+    float weight;
     size_t text_at;
 } Waiting;
 
@@ -49,6 +51,7 @@ typedef struct {
     int *place; /* of a label in the shard, by its index in labels */
     const char **ordered;
     SplitPlan *plan;
+    Dedup *dedup;                             /* during the first pass, unless only equal texts count */
     bool second;                              /* pass */
     uint64_t rows, taken, chain, taken_chain; /* of the first pass, of the second */
     uint64_t skipped, truncated;
@@ -63,8 +66,10 @@ typedef struct {
 
 typedef struct {
     const Record *record;
+    const DedupSignature *signature; /* its values in the first pass only, see Job.dedup */
     uint32_t file, line;
     int label;
+    float weight;
     Split given;
 } Row;
 
@@ -75,7 +80,8 @@ ErrCode corpus_rule(CorpusRule *out, const CorpusOptions *o, const FlagList *inp
         .inputs = *inputs,
         .record = {o->text_field, o->label_field, false},
         .labels_closed = o->labels.count > 0,
-        .split = {o->dev_share, o->calibration_share, o->test_share, (uint64_t)o->seed},
+        .split = {o->dev_share, o->calibration_share, o->test_share, (uint64_t)o->seed, false},
+        .near = o->near,
         .max_tokens = (int)o->max_length,
         .plain = o->plain,
         .skip_bad = o->skip_bad,
@@ -138,9 +144,9 @@ static ErrCode make_digest(Job *j, Err *err) {
     add_text(&sha, r->record.text_field);
     add_text(&sha, r->record.label_field);
     char numbers[256];
-    (void)snprintf(numbers, sizeof numbers, "%.17g %.17g %.17g %llu %d %d %d %d %zu", r->split.dev,
-                   r->split.calibration, r->split.test, (unsigned long long)r->split.seed, r->max_tokens,
-                   r->plain, r->skip_bad, r->labels_closed, r->labels.count);
+    (void)snprintf(numbers, sizeof numbers, "%.17g %.17g %.17g %.17g %llu %d %d %d %d %zu", r->split.dev,
+                   r->split.calibration, r->split.test, r->near, (unsigned long long)r->split.seed,
+                   r->max_tokens, r->plain, r->skip_bad, r->labels_closed, r->labels.count);
     add_text(&sha, numbers);
     for (size_t i = 0; i < r->labels.count; i++) add_text(&sha, r->labels.items[i]);
     for (size_t i = 0; i < j->inputs.count; i++) {
@@ -200,16 +206,18 @@ static ErrCode unknown_label(const Job *j, const char *label, Err *err) {
                    near ? "; did you mean '" : "", near ? near : "", near ? "'?" : "");
 }
 
-/* Everything that can be wrong with a row: ERR_FORMAT. */
-static ErrCode judge(Row *row, Job *j, Record *record, const char *line, size_t n, Err *err) {
-    RecordRule rule = j->rule->record;
-    rule.label_optional = false;
-    TRY(record_parse(record, &rule, line, n, err));
-    row->record = record;
+/* What else can be wrong with a row: ERR_FORMAT. */
+static ErrCode judge(Row *row, Job *j, Err *err) {
+    const Record *record = row->record;
     row->given = record->split ? split_find(record->split) : SPLIT_COUNT;
     if (record->split && row->given == SPLIT_COUNT)
         return err_set(err, ERR_FORMAT, "split '%.100s' is not one of train, dev, calibration, test",
                        record->split);
+    row->weight = (float)((double)j->inputs.items[row->file].weight * record->weight);
+    if (!(row->weight > 0 && row->weight <= 1000))
+        return err_set(err, ERR_FORMAT,
+                       "sample_weight %g times the file's weight %g is %g, expected at most 1000",
+                       record->weight, (double)j->inputs.items[row->file].weight, (double)row->weight);
     size_t label = names_find(&j->labels, record->label);
     if (label == SIZE_MAX && j->rule->labels_closed) return unknown_label(j, record->label, err);
     if (label == SIZE_MAX && j->second)
@@ -239,42 +247,46 @@ static bool is_blank(const char *s, size_t n) {
     return true;
 }
 
-typedef ErrCode TakeRow(Job *j, const Row *row, Err *err);
+static void sign_row(void *arg, const ScanRow *row, void *slot, int thread) {
+    (void)thread;
+    const Job *j = arg;
+    DedupSignature *signature = slot;
+    if (!row->record) return;
+    if (j->dedup)
+        dedup_signature(signature, row->record->text, row->record->text_len);
+    else
+        signature->key = split_text_key(row->record->text, row->record->text_len);
+}
 
-static ErrCode read_input(Job *j, size_t file, TakeRow *take, Err *err) {
-    const char *name = j->inputs.items[file].name;
-    Lines *lines;
-    Record record = {0};
-    TRY(lines_open(&lines, j->inputs.items[file].path, err));
-    ErrCode rc;
-    for (;;) {
-        const char *line;
-        size_t n;
-        bool more;
-        rc = lines_next(lines, &line, &n, &more, err);
-        if (rc != ERR_OK || !more) break;
-        if (is_blank(line, n)) continue;
-        const size_t number = lines_number(lines);
-        if ((number & 1023) == 0 && stop_requested()) {
-            rc = err_set(err, ERR_INTERRUPTED, "interrupted; nothing was written");
-            break;
-        }
-        Row row = {.file = (uint32_t)file, .line = number < UINT32_MAX ? (uint32_t)number : UINT32_MAX};
-        Err why = {0};
-        rc = judge(&row, j, &record, line, n, &why);
-        if (rc == ERR_OK) {
-            rc = take(j, &row, err);
-        } else {
-            const ErrCode kind = rc;
-            (void)err_context(&why, kind, "%s:%zu", name, number);
-            rc = kind == ERR_FORMAT && j->rule->skip_bad ? note_skipped(j, &why, err)
-                                                         : err_set(err, kind, "%s", why.msg);
-        }
-        if (rc != ERR_OK) break;
-    }
-    record_free(&record);
-    lines_close(lines);
-    return rc;
+static ErrCode count_row(Job *j, const Row *row, Err *err);
+static ErrCode take_row(Job *j, const Row *row, Err *err);
+
+static ErrCode scan_row(void *arg, const ScanRow *scanned, const void *slot, Err *err) {
+    Job *j = arg;
+    Row row = {.record = scanned->record,
+               .signature = slot,
+               .file = scanned->file,
+               .line = scanned->line < UINT32_MAX ? (uint32_t)scanned->line : UINT32_MAX};
+    Err why = {0};
+    ErrCode rc = row.record ? judge(&row, j, &why) : err_set(&why, ERR_FORMAT, "%s", scanned->why);
+    if (rc == ERR_OK) return j->second ? take_row(j, &row, err) : count_row(j, &row, err);
+    const ErrCode kind = rc;
+    (void)err_context(&why, kind, "%s:%llu", j->inputs.items[row.file].name,
+                      (unsigned long long)scanned->line);
+    return kind == ERR_FORMAT && j->rule->skip_bad ? note_skipped(j, &why, err)
+                                                   : err_set(err, kind, "%s", why.msg);
+}
+
+static ErrCode read_inputs(Job *j, Progress *progress, Err *err) {
+    const Scan scan = {.inputs = &j->inputs,
+                       .record = {j->rule->record.text_field, j->rule->record.label_field, false},
+                       .slot_bytes = sizeof(DedupSignature),
+                       .work = sign_row,
+                       .take = scan_row,
+                       .arg = j,
+                       .threads = j->threads,
+                       .progress = progress};
+    return scan_rows(&scan, err);
 }
 
 static uint64_t chain(uint64_t before, uint64_t key, const Row *row) {
@@ -282,10 +294,10 @@ static uint64_t chain(uint64_t before, uint64_t key, const Row *row) {
 }
 
 static ErrCode count_row(Job *j, const Row *row, Err *err) {
-    const uint64_t key = split_text_key(row->record->text, row->record->text_len);
-    TRY(split_add(j->plan, key, row->label, row->given, err));
+    TRY(split_add(j->plan, row->signature->key, row->label, row->given, err));
+    if (j->dedup) TRY(dedup_add(j->dedup, row->signature, err));
     j->rows++;
-    j->chain = chain(j->chain, key, row);
+    j->chain = chain(j->chain, row->signature->key, row);
     return ERR_OK;
 }
 
@@ -303,7 +315,7 @@ static ErrCode write_group(Job *j, Err *err) {
                               .tokens = (int)tokens,
                               .truncated = job->whole > tokens,
                               .label = w->label,
-                              .weight = j->inputs.items[w->file].weight,
+                              .weight = w->weight,
                               .split = split_of(j->plan, w->row),
                               .file = w->file,
                               .line = w->line,
@@ -332,7 +344,7 @@ static ErrCode source_of(uint32_t *source, Job *j, const char *name, Err *err) {
 
 static ErrCode take_row(Job *j, const Row *row, Err *err) {
     const Record *r = row->record;
-    j->taken_chain = chain(j->taken_chain, split_text_key(r->text, r->text_len), row);
+    j->taken_chain = chain(j->taken_chain, row->signature->key, row);
     if (j->taken == j->rows)
         return err_set(err, ERR_IO, "%s: grew while it was read", j->inputs.items[row->file].name);
     if (j->waiting_count == GROUP_ROWS || j->text.len + r->text_len > GROUP_BYTES) TRY(write_group(j, err));
@@ -341,6 +353,7 @@ static ErrCode take_row(Job *j, const Row *row, Err *err) {
                    .file = row->file,
                    .line = row->line,
                    .label = j->place[row->label],
+                   .weight = row->weight,
                    .text_at = j->text.len};
     TRY(source_of(&w->source, j, r->source, err));
     j->jobs[j->waiting_count].n = r->text_len;
@@ -383,15 +396,30 @@ static ErrCode order_labels(Job *j, Err *err) {
     return ERR_OK;
 }
 
+/* Near-duplicates share a side. Their signatures, the most that is kept of a row, go first. */
+static ErrCode join_near(Job *j, Err *err) {
+    if (!j->dedup) return ERR_OK;
+    TRY(dedup_group(j->dedup, j->threads, err));
+    for (uint32_t i = 0; i < dedup_rows(j->dedup); i++) split_join(j->plan, i, dedup_first(j->dedup, i));
+    dedup_close(j->dedup);
+    j->dedup = NULL;
+    return ERR_OK;
+}
+
 static ErrCode first_pass(Job *j, Err *err) {
     TRY(start_labels(j, err));
     TRY(split_open(&j->plan, &j->rule->split, err));
-    for (size_t i = 0; i < j->inputs.count; i++) TRY(read_input(j, i, count_row, err));
+    if (j->rule->near < 1) TRY(dedup_open(&j->dedup, j->rule->near, err));
+    if (j->rule->progress) progress_begin(j->rule->progress, "read", 0, 0);
+    const ErrCode rc = read_inputs(j, j->rule->progress, err);
+    if (j->rule->progress) progress_end(j->rule->progress);
+    TRY(rc);
     if (j->rows == 0)
         return err_set(err, ERR_FORMAT, "%s%s: no rows%s%s", j->inputs.items[0].name,
                        j->inputs.count > 1 ? " and the other inputs" : "",
                        j->message_count ? "; the first bad one: " : "",
                        j->message_count ? j->messages[0] : "");
+    TRY(join_near(j, err));
     TRY(split_decide(j->plan, err));
     return order_labels(j, err);
 }
@@ -402,7 +430,7 @@ static ErrCode second_pass(Job *j, Err *err) {
     TRY(mem_new(&j->jobs, GROUP_ROWS, sizeof *j->jobs, "a group of rows", err));
     TRY(shard_create(&j->writer, j->path, err));
     if (j->rule->progress) progress_begin(j->rule->progress, "pack", j->rows, 0);
-    for (size_t i = 0; i < j->inputs.count; i++) TRY(read_input(j, i, take_row, err));
+    TRY(read_inputs(j, NULL, err));
     TRY(write_group(j, err));
     if (j->taken != j->rows || j->taken_chain != j->chain)
         return err_set(err, ERR_IO, "the inputs changed while they were read; nothing was written");
@@ -437,6 +465,7 @@ static void job_free(Job *j) {
     mem_free(j->place);
     mem_free(j->ordered);
     split_close(j->plan);
+    dedup_close(j->dedup);
     for (size_t i = 0; i < j->message_count; i++) mem_free(j->messages[i]);
     mem_free(j->waiting);
     for (size_t i = 0; j->jobs && i < GROUP_ROWS; i++) buf_free(&j->jobs[i].ids);

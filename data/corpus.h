@@ -16,7 +16,7 @@ typedef struct {
     char *text_field, *label_field;
     FlagList labels;
     int64_t max_length;
-    double dev_share, calibration_share, test_share;
+    double dev_share, calibration_share, test_share, near;
     int64_t seed;
     bool skip_bad, plain;
 } CorpusOptions;
@@ -39,6 +39,9 @@ typedef struct {
      NULL, "Share kept to calibrate probabilities and thresholds."}, \
     {"test_share", NULL, FLAG_FLOAT, offsetof(CorpusOptions, test_share), "0.1", 0, 0.5, NULL, \
      "Share kept for the final test."}, \
+    {"near", NULL, FLAG_FLOAT, offsetof(CorpusOptions, near), "0.8", 0.5, 1, NULL, \
+     "Prompts that share at least this part of their pairs of words stay on one side of the split; 1: only those " \
+     "that are equal but for case, space and punctuation."}, \
     {"seed", NULL, FLAG_INT, offsetof(CorpusOptions, seed), "42", 0, 9007199254740992.0, NULL, \
      "What all randomness comes from."}, \
     {"skip_bad", NULL, FLAG_BOOL, offsetof(CorpusOptions, skip_bad), NULL, 0, 0, NULL, \
@@ -55,6 +58,7 @@ typedef struct {
     bool labels_closed; /* a label outside `labels` is an error (with file:line, nearest name); else it is
                            appended, these sorted by bytes */
     SplitRule split;
+    double near; /* as for dedup_open */
     int max_tokens;
     bool plain;         /* TokenizerRule.plain */
     bool skip_bad;      /* count bad rows (see record.h, labels_closed, unknown split) instead of stopping */
@@ -66,10 +70,11 @@ ErrCode corpus_rule(CorpusRule *out, const CorpusOptions *options, const FlagLis
                     Err *err) ERR_CHECKED;
 void corpus_rule_free(CorpusRule *rule);
 
-/* Packs the inputs into a shard at `path`. Two passes: the first reads labels and split keys (stdin is
- * spooled to a temporary file beside `path`), the second tokenises in groups on all threads; memory is
- * bounded by 17 bytes a row plus one group. The bytes of the shard do not depend on the number of threads.
- * Blank lines are passed over; rows beyond CORPUS_SOURCES different sources are put under "(other)".
+/* Packs the inputs into a shard at `path`. Two passes: the first reads labels, split keys and what near-duplicates
+ * are found by (stdin is spooled to a temporary file beside `path`), the second tokenises in groups on all threads.
+ * Memory: one group, and 21 bytes a row; while near-duplicates are looked for (near < 1), about 300 bytes a row.
+ * The bytes of the shard do not depend on the number of threads. Blank lines are passed over; rows beyond
+ * CORPUS_SOURCES different sources are put under "(other)". A row's weight is its input's times its own.
  *
  * The shard's content digest is the SHA-256 of a version, the tokenizer's digest, all of the rule and, per
  * input file in order, its bytes and its weight (names do not count). When `path` is an undamaged shard of

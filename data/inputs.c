@@ -28,7 +28,8 @@ static bool ends_with(const char *s, const char *end) {
 }
 
 /* What lies in one folder: files to `files`, folders to `folders`. */
-static ErrCode list_folder(FlagList *files, FlagList *folders, const char *dir, Err *err) {
+static ErrCode list_folder(FlagList *files, FlagList *folders, const char *dir, const char *const *endings,
+                           size_t ending_count, Err *err) {
     char **names;
     size_t count;
     TRY(file_list(&names, &count, dir, err));
@@ -41,9 +42,10 @@ static ErrCode list_folder(FlagList *files, FlagList *folders, const char *dir, 
             rc = err_set(err, ERR_MEMORY, "out of memory listing %s", dir);
         } else if (lstat(path, &st) == 0 && S_ISDIR(st.st_mode)) { /* a linked one could lead in a circle */
             rc = flags_list_add(folders, path, strlen(path), err);
-        } else if (ends_with(path, ".jsonl") || ends_with(path, ".jsonl.gz") ||
-                   ends_with(path, ".jsonl.zst")) {
-            rc = flags_list_add(files, path, strlen(path), err);
+        } else {
+            bool wanted = false;
+            for (size_t k = 0; k < ending_count; k++) wanted = wanted || ends_with(path, endings[k]);
+            if (wanted) rc = flags_list_add(files, path, strlen(path), err);
         }
         mem_free(path);
     }
@@ -55,13 +57,24 @@ static int by_bytes(const void *a, const void *b) {
     return strcmp(*(char *const *)a, *(char *const *)b);
 }
 
-static ErrCode add_folder(Inputs *in, const char *dir, float weight, Err *err) {
+/* "*.a, *.b or *.c" */
+static void put_endings(Buf *out, const char *const *endings, size_t count) {
+    for (size_t i = 0; i < count; i++)
+        buf_printf(out, "%s*%s", i == 0 ? "" : i + 1 == count ? " or " : ", ", endings[i]);
+}
+
+ErrCode inputs_add_folder(Inputs *in, const char *dir, float weight, const char *const *endings,
+                          size_t ending_count, Err *err) {
     FlagList files = {0}, folders = {0};
     ErrCode rc = flags_list_add(&folders, dir, strlen(dir), err);
     for (size_t i = 0; i < folders.count && rc == ERR_OK; i++)
-        rc = list_folder(&files, &folders, folders.items[i], err);
-    if (rc == ERR_OK && files.count == 0)
-        rc = err_set(err, ERR_ARGUMENT, "%s: no *.jsonl, *.jsonl.gz or *.jsonl.zst in this folder", dir);
+        rc = list_folder(&files, &folders, folders.items[i], endings, ending_count, err);
+    if (rc == ERR_OK && files.count == 0) {
+        Buf wanted = {0};
+        put_endings(&wanted, endings, ending_count);
+        rc = err_set(err, ERR_ARGUMENT, "%s: no %s in this folder", dir, wanted.data ? wanted.data : "file");
+        buf_free(&wanted);
+    }
     if (files.count) qsort(files.items, files.count, sizeof *files.items, by_bytes);
     for (size_t i = 0; i < files.count && rc == ERR_OK; i++)
         rc = add_input(in, files.items[i], files.items[i], weight, err);
@@ -152,7 +165,8 @@ ErrCode inputs_add(Inputs *in, const char *path, float weight, const char *spool
         if (strerror_r(why, text, sizeof text) != 0) text[0] = 0;
         return err_set(err, ERR_IO, "%s: cannot open: %s", path, text);
     }
-    if (S_ISDIR(st.st_mode)) return add_folder(in, path, weight, err);
+    static const char *const JSONL[] = {".jsonl", ".jsonl.gz", ".jsonl.zst"};
+    if (S_ISDIR(st.st_mode)) return inputs_add_folder(in, path, weight, JSONL, 3, err);
     return S_ISREG(st.st_mode) ? add_input(in, path, path, weight, err) : copy(in, path, weight, spool, err);
 }
 

@@ -28,6 +28,10 @@ ErrCode inputs_open(Inputs *inputs, const FlagList *given, const char *spool, Er
 
 /* Adds what one path stands for; no "=WEIGHT" is looked for. */
 ErrCode inputs_add(Inputs *inputs, const char *path, float weight, const char *spool, Err *err) ERR_CHECKED;
+
+/* Adds the files below a folder whose names have one of these endings, as inputs_open does. */
+ErrCode inputs_add_folder(Inputs *inputs, const char *dir, float weight, const char *const *endings,
+                          size_t ending_count, Err *err) ERR_CHECKED;
 void inputs_close(Inputs *inputs);
 
 #endif

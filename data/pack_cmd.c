@@ -24,26 +24,6 @@ static const Flag FLAGS[] = {
      "Print the summary as one JSON object."},
 };
 
-/* "1,234,567"; a number of 64 bits takes 26 characters. */
-static const char *grouped(char out[32], uint64_t v) {
-    char digits[24];
-    const int n = snprintf(digits, sizeof digits, "%llu", (unsigned long long)v);
-    size_t at = 0;
-    for (int i = 0; i < n; i++) {
-        if (i && (n - i) % 3 == 0) out[at++] = ',';
-        out[at++] = digits[i];
-    }
-    out[at] = 0;
-    return out;
-}
-
-/* Columns on a terminal: characters, not bytes. */
-static int width_of(const char *s) {
-    int n = 0;
-    for (; *s; s++) n += ((unsigned char)*s & 0xc0) != 0x80;
-    return n;
-}
-
 static uint64_t all_rows(const Shard *shard) {
     uint64_t sum = 0;
     for (Split s = SPLIT_TRAIN; s < SPLIT_COUNT; s++) sum += shard_rows(shard, s);
@@ -57,10 +37,10 @@ static uint64_t all_tokens(const Shard *shard) {
 }
 
 static void put_line(Buf *out, const char *name, int width, const uint64_t values[SPLIT_COUNT + 2]) {
-    buf_printf(out, "  %s%*s", name, width - width_of(name), "");
+    buf_printf(out, "  %s%*s", name, width - text_columns(name), "");
     for (int i = 0; i < SPLIT_COUNT + 2; i++) {
         char text[32];
-        buf_printf(out, " %12s", grouped(text, values[i]));
+        buf_printf(out, " %12s", text_grouped(text, values[i]));
     }
     buf_puts(out, "\n");
 }
@@ -70,7 +50,7 @@ static void put_table(Buf *out, const Shard *shard) {
     const ShardInfo *info = shard_info(shard);
     int width = 8;
     for (int k = 0; k < info->label_count; k++) {
-        const int w = width_of(info->labels[k]);
+        const int w = text_columns(info->labels[k]);
         if (w > width && w <= 40) width = w;
     }
     buf_printf(out, "\n  %-*s", width, "label");
@@ -99,22 +79,22 @@ static void put_table(Buf *out, const Shard *shard) {
     buf_printf(out, "  %-*s", width, "tokens");
     for (Split s = SPLIT_TRAIN; s < SPLIT_COUNT; s++) {
         char text[32];
-        buf_printf(out, " %12s", grouped(text, tokens[s]));
+        buf_printf(out, " %12s", text_grouped(text, tokens[s]));
     }
     buf_puts(out, "\n\n");
 }
 
 static void put_count(Buf *out, uint64_t n, const char *what) {
     char text[32];
-    if (n) buf_printf(out, "  %12s  %s\n", grouped(text, n), what);
+    if (n) buf_printf(out, "  %12s  %s\n", text_grouped(text, n), what);
 }
 
 static void put_summary(Buf *out, const Shard *shard, const char *path, bool reused) {
     const ShardInfo *info = shard_info(shard);
     char rows[32], tokens[32];
     buf_printf(out, "%s: %s rows, %s tokens, %d labels, longest row %d tokens%s\n", path,
-               grouped(rows, all_rows(shard)), grouped(tokens, all_tokens(shard)), info->label_count,
-               shard_longest(shard), reused ? " (already there, unchanged)" : "");
+               text_grouped(rows, all_rows(shard)), text_grouped(tokens, all_tokens(shard)),
+               info->label_count, shard_longest(shard), reused ? " (already there, unchanged)" : "");
     put_table(out, shard);
     char cut[64];
     (void)snprintf(cut, sizeof cut, "cut at %d tokens", info->max_tokens);
@@ -123,7 +103,8 @@ static void put_summary(Buf *out, const Shard *shard, const char *path, bool reu
     put_count(out, info->split.duplicates,
               "repeat the text of an earlier row (but for case and punctuation)");
     put_count(out, info->split.conflicting, "of these had another label before");
-    put_count(out, info->split.crossing, "were given a split while their text is in another one too");
+    put_count(out, info->split.joined, "are near-duplicates of an earlier row");
+    put_count(out, info->split.crossing, "were given a split while the like of them is in another one too");
     put_count(out, info->skipped, "bad rows left out");
 }
 
@@ -172,11 +153,11 @@ static void put_json(Buf *out, const Shard *shard, const char *path, bool reused
     put_json_labels(out, "label_tokens", shard, shard_label_tokens);
     buf_printf(out,
                ",\"longest\":%d,\"max_length\":%d,\"truncated\":%llu,\"given\":%llu,\"duplicates\":%llu,"
-               "\"conflicting\":%llu,\"crossing\":%llu,\"skipped\":%llu,\"skipped_first\":",
+               "\"conflicting\":%llu,\"joined\":%llu,\"crossing\":%llu,\"skipped\":%llu,\"skipped_first\":",
                shard_longest(shard), info->max_tokens, (unsigned long long)info->truncated,
                (unsigned long long)info->split.given, (unsigned long long)info->split.duplicates,
-               (unsigned long long)info->split.conflicting, (unsigned long long)info->split.crossing,
-               (unsigned long long)info->skipped);
+               (unsigned long long)info->split.conflicting, (unsigned long long)info->split.joined,
+               (unsigned long long)info->split.crossing, (unsigned long long)info->skipped);
     put_json_strings(out, info->messages, info->message_count);
     buf_printf(out, ",\"content\":\"%s\",\"tokenizer\":\"%s\"}\n", info->content_digest,
                info->tokenizer_digest);
@@ -241,8 +222,8 @@ const Command pack_cmd = {
         "FILE the weight 2.5: as often they occur in an epoch of training. A row looks like\n"
         "  {\"text\": \"my knee hurts\", \"label\": \"health\", \"split\": \"train\", \"source\": "
         "\"forum\"}\n"
-        "of which split and source may be missing. Rows that repeat a text are kept on one side of the "
-        "split.\n\n"
+        "of which split and source may be missing. Rows that repeat a text, or nearly, are kept on one "
+        "side of the split.\n\n"
         "Examples:\n"
         "  router pack data/ --model deberta-v3-base/ --out corpus.shard\n"
         "  router pack mine.jsonl=3 public.jsonl.zst --label-field domain --model spm.model --out "

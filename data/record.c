@@ -112,6 +112,7 @@ static ErrCode read_chat(Record *r, const cJSON *turns, Err *err) {
 }
 
 static ErrCode read_text_of(Record *r, cJSON *item, Err *err) {
+    r->text_member = item->string;
     if (cJSON_IsArray(item)) return read_chat(r, item, err);
     if (!cJSON_IsString(item))
         return err_set(err, ERR_FORMAT, "%.100s: found %s, expected a string", item->string, kind(item));
@@ -179,6 +180,7 @@ static ErrCode read_label(Record *r, const RecordRule *rule, Err *err) {
                        RECORD_NAME_MAX);
     if (strstr(label, "\xc0\x80")) return err_set(err, ERR_FORMAT, "%.100s: NUL in the label", item->string);
     r->label = label;
+    r->label_member = item->string;
     return ERR_OK;
 }
 
@@ -189,6 +191,19 @@ static const char *read_name(const Record *r, const char *key, char digits[24]) 
     const char *name = name_of(item, digits);
     size_t n;
     return cJSON_IsString(item) ? json_text(item, &n) : name;
+}
+
+static ErrCode read_weight(Record *r, Err *err) {
+    const cJSON *item = member(r->tree, "sample_weight");
+    r->weight = 1;
+    if (!item) return ERR_OK;
+    if (!cJSON_IsNumber(item))
+        return err_set(err, ERR_FORMAT, "sample_weight: found %s, expected a number", kind(item));
+    r->weight = item->valuedouble;
+    if (!(r->weight > 0 && r->weight <= 1000) || (float)r->weight <= 0)
+        return err_set(err, ERR_FORMAT, "sample_weight: found %g, expected more than 0 and at most 1000",
+                       r->weight);
+    return ERR_OK;
 }
 
 ErrCode record_parse(Record *r, const RecordRule *rule, const char *line, size_t n, Err *err) {
@@ -206,6 +221,7 @@ ErrCode record_parse(Record *r, const RecordRule *rule, const char *line, size_t
         if (split && !cJSON_IsString(split))
             rc = err_set(err, ERR_FORMAT, "split: found %s, expected a string", kind(split));
     }
+    if (rc == ERR_OK) rc = read_weight(r, err);
     if (rc == ERR_OK) rc = read_text(r, rule, err);
     if (rc == ERR_OK) {
         r->split = read_name(r, "split", r->digits[SPLIT]);

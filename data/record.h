@@ -6,8 +6,9 @@
  * chat (an array of {"role", "content"}: the contents of the user turns, joined by newlines; content is a
  * string or an array of parts, of which those with {"type": "text", "text": ...} count). A label is a string
  * of at most RECORD_NAME_MAX bytes; an integer or boolean is taken as its digits or name. Also read when
- * present: split, source, id. Other members are ignored. A line that is not a JSON object is an error, never
- * taken as plain text. */
+ * present: split, source, id, and sample_weight, a number above 0 and at most 1000: how often the row is seen in
+ * an epoch of training, once where there is none. Other members are ignored. A line that is not a JSON object is
+ * an error, never taken as plain text. */
 #ifndef DATA_RECORD_H
 #define DATA_RECORD_H
 
@@ -38,9 +39,12 @@ typedef struct {
     const char *text; /* any valid UTF-8, NUL possible */
     size_t text_len;
     const char *label, *split, *source, *id; /* NULL when absent */
-    cJSON *tree;                             /* owned */
-    Buf joined;                              /* owned: the turns of a chat */
-    char digits[4][24];                      /* integers as text: label, split, source, id */
+    const char *text_member,
+        *label_member;  /* the members that those are from; label_member NULL when absent */
+    double weight;      /* sample_weight, or 1 */
+    cJSON *tree;        /* owned */
+    Buf joined;         /* owned: the turns of a chat */
+    char digits[4][24]; /* integers as text: label, split, source, id */
 } Record;
 
 /* line[0..n) into *record, a zeroed one or one parsed before (its memory is used again). Errors: ERR_FORMAT,

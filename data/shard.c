@@ -248,9 +248,11 @@ static void put_index(Buf *out, const ShardWriter *w, const ShardInfo *info) {
     put_strings(out, "sources", info->sources, info->source_count);
     put_strings(out, "messages", info->messages, info->message_count);
     buf_printf(out,
-               "\"report\":{\"given\":%llu,\"duplicates\":%llu,\"crossing\":%llu,\"conflicting\":%llu},\n",
+               "\"report\":{\"given\":%llu,\"duplicates\":%llu,\"crossing\":%llu,\"conflicting\":%llu,"
+               "\"joined\":%llu},\n",
                (unsigned long long)info->split.given, (unsigned long long)info->split.duplicates,
-               (unsigned long long)info->split.crossing, (unsigned long long)info->split.conflicting);
+               (unsigned long long)info->split.crossing, (unsigned long long)info->split.conflicting,
+               (unsigned long long)info->split.joined);
     put_label_counts(out, "label_rows", w->label_rows, w->label_cap, info->label_count);
     put_label_counts(out, "label_tokens", w->label_tokens, w->label_cap, info->label_count);
     buf_puts(out, "\"blocks\":[");
@@ -497,6 +499,7 @@ static ErrCode get_info(Shard *s, Err *err) {
     TRY(get_count(&info->split.duplicates, s, report, "duplicates", COUNT_MAX, err));
     TRY(get_count(&info->split.crossing, s, report, "crossing", COUNT_MAX, err));
     TRY(get_count(&info->split.conflicting, s, report, "conflicting", COUNT_MAX, err));
+    if (member(report, "joined")) TRY(get_count(&info->split.joined, s, report, "joined", COUNT_MAX, err));
     TRY(get_label_counts(&s->label_rows, s, "label_rows", err));
     return get_label_counts(&s->label_tokens, s, "label_tokens", err);
 }

@@ -20,7 +20,7 @@
  *   longest     integer: tokens of the longest row       skipped, truncated  integers: see ShardInfo
  *   labels, files, sources  arrays of strings: what label, file and source count through from 0
  *   messages    array of strings: why the first skipped rows were bad
- *   report      object of integers: given, duplicates, crossing, conflicting (SplitReport)
+ *   report      object of integers: given, duplicates, crossing, conflicting, and joined, 0 if missing (SplitReport)
  *   label_rows, label_tokens  four arrays (train, dev, calibration, test) of one integer per label
  *   blocks      array of arrays: [split 0..3, R, T, compressed bytes of the token part, "SHA-256 of these",
  *               B, compressed bytes of the text part, "SHA-256 of these"]
@@ -50,7 +50,7 @@ typedef struct {
     int tokens;
     bool truncated;
     int label;    /* index into the shard's labels */
-    float weight; /* expected visits per epoch: its input's weight */
+    float weight; /* expected visits per epoch: its input's weight times its own */
     Split split;
     uint32_t file, line; /* where it came from: shard_file(file), 1-based line */
     uint32_t source;     /* index into the shard's sources */

@@ -323,7 +323,7 @@ static Split side_of_key(const Rows *rows, uint64_t key) {
 static void test_split(void **state) {
     (void)state;
     static Rows rows, other;
-    const SplitRule rule = {0.05, 0.08, 0.1, seed};
+    const SplitRule rule = {0.05, 0.08, 0.1, seed, false};
     fill_rows(&rows, 0);
     decide(&rows, rule);
     uint64_t count[SPLIT_COUNT] = {0};
@@ -338,10 +338,16 @@ static void test_split(void **state) {
         distinct += all;
         const double share[SPLIT_COUNT] = {0, rule.dev, rule.calibration, rule.test};
         for (Split s = SPLIT_DEV; s < SPLIT_COUNT; s++) {
-            const double exact = share[s] * (double)all;
-            size_t expected = (size_t)floor(exact + 0.5);
-            if (all >= 10 && expected == 0) expected = 1;
-            assert_int_equal(distinct_keys(&rows, label, s), expected);
+            size_t total = 0, have = 0;
+            for (int i = 0; i < ROWS; i++) {
+                total += rows.label[i] == label;
+                have += rows.label[i] == label && rows.side[i] == s;
+            }
+            const size_t want = (size_t)floor(share[s] * (double)total + 0.5);
+            if (label < 5) /* groups of a few rows fill a split up to its share; the last may exceed it */
+                assert_in_range(have, want, want + 12);
+            else /* groups of two or three, of which the nearest number is taken */
+                assert_in_range(have, 1, want + 2);
         }
     }
     assert_int_equal(rows.report.duplicates, ROWS - distinct);
@@ -355,11 +361,11 @@ static void test_split(void **state) {
     }
     decide(&other, rule);
     for (int i = 0; i < ROWS; i++) assert_int_equal(other.side[i], rows.side[ROWS - 1 - i]);
-    decide(&other, (SplitRule){0.05, 0.08, 0.1, seed + 1});
+    decide(&other, (SplitRule){0.05, 0.08, 0.1, seed + 1, false});
     int changed = 0;
     for (int i = 0; i < ROWS; i++) changed += other.side[i] != rows.side[ROWS - 1 - i];
     assert_in_range(changed, ROWS / 10, ROWS); /* of the 23 % about 77 % move, and others come */
-    decide(&other, (SplitRule){0, 0, 0, seed});
+    decide(&other, (SplitRule){0, 0, 0, seed, false});
     assert_int_equal(other.report.rows[SPLIT_TRAIN], ROWS);
 }
 
@@ -369,7 +375,7 @@ static void test_split_given(void **state) {
     fill_rows(&rows, 1); /* train and test are named, dev and calibration are not: they come out of train */
     for (int i = 0; i < ROWS; i++)
         rows.given[i] = rng_key(seed, "given", rows.key[i]) % 5 ? SPLIT_TRAIN : SPLIT_TEST;
-    decide(&rows, (SplitRule){0.1, 0.1, 0.4, seed});
+    decide(&rows, (SplitRule){0.1, 0.1, 0.4, seed, false});
     size_t train = 0, moved = 0;
     for (int i = 0; i < ROWS; i++) {
         if (rows.given[i] == SPLIT_TEST) assert_int_equal(rows.side[i], SPLIT_TEST);
@@ -385,7 +391,7 @@ static void test_split_given(void **state) {
     for (int i = 0; i < ROWS;
          i++) /* all four named: nothing moves; some rows stay open and follow their twins */
         rows.given[i] = (Split)pick("any", (uint64_t)i, SPLIT_COUNT + 1);
-    decide(&rows, (SplitRule){0.1, 0.1, 0.1, seed});
+    decide(&rows, (SplitRule){0.1, 0.1, 0.1, seed, false});
     uint64_t crossing = 0, given = 0;
     for (int i = 0; i < ROWS; i++) {
         given += rows.given[i] != SPLIT_COUNT;
@@ -405,18 +411,91 @@ static void test_split_given(void **state) {
     assert_int_equal(rows.report.given, given);
 }
 
+static SplitPlan *plan_of(const SplitRule *rule) {
+    SplitPlan *plan;
+    Err err = {0};
+    ok(split_open(&plan, rule, &err), &err);
+    return plan;
+}
+
+static void add_row(SplitPlan *plan, uint64_t key, int label, Split given) {
+    Err err = {0};
+    ok(split_add(plan, key, label, given, &err), &err);
+}
+
+/* Groups that are joined rather than equal: one side, whatever their sizes and labels; shares hold by rows. */
+static void test_split_joined(void **state) {
+    (void)state;
+    enum { GROUPED = 4000, OF = 7 };
+    const SplitRule rule = {0.1, 0.1, 0.2, seed, true};
+    SplitPlan *plan = plan_of(&rule);
+    Err err = {0};
+    for (uint64_t i = 0; i < GROUPED; i++) add_row(plan, i, i % 3 == 0, SPLIT_COUNT);
+    for (uint64_t i = 0; i < GROUPED; i++) /* groups of 1 to 7 rows, joined in chains from behind */
+        if (i % OF && i / OF % OF >= i % OF) split_join(plan, GROUPED - 1 - i, GROUPED - i);
+    ok(split_decide(plan, &err), &err);
+    size_t groups = 0;
+    for (uint64_t i = 0; i < GROUPED; i++) {
+        const uint64_t first = split_group(plan, i);
+        assert_true(first <= i && split_group(plan, first) == first);
+        groups += first == i;
+        assert_int_equal(split_of(plan, i), split_of(plan, first));
+        assert_false(split_moved(plan, i));
+    }
+    const SplitReport report = split_report(plan);
+    assert_int_equal(report.joined, GROUPED - groups);
+    assert_int_equal(report.duplicates + report.crossing + report.conflicting, 0);
+    assert_in_range(report.rows[SPLIT_TEST], GROUPED / 5 - 7, GROUPED / 5 + 7);
+    assert_in_range(report.rows[SPLIT_DEV], GROUPED / 10 - 7, GROUPED / 10 + 7);
+    split_close(plan);
+
+    /* One large group is not taken where it exceeds the share; nothing but one group stays in train. */
+    plan = plan_of(&rule);
+    for (uint64_t i = 0; i < 200; i++) add_row(plan, i, 0, SPLIT_COUNT);
+    for (uint64_t i = 1; i < 100; i++) split_join(plan, 0, i);
+    ok(split_decide(plan, &err), &err);
+    assert_int_equal(split_of(plan, 0), SPLIT_TRAIN);
+    assert_int_equal(split_report(plan).rows[SPLIT_TEST], 40);
+    split_close(plan);
+    plan = plan_of(&(SplitRule){0.45, 0, 0.5, seed, true});
+    for (uint64_t i = 0; i < 50; i++) add_row(plan, i, 0, SPLIT_COUNT);
+    for (uint64_t i = 1; i < 50; i++) split_join(plan, 0, i);
+    ok(split_decide(plan, &err), &err);
+    assert_int_equal(split_report(plan).rows[SPLIT_TRAIN], 50);
+    split_close(plan);
+
+    /* Given splits: with whole the most held out takes the group, else each row keeps its own. */
+    for (int whole = 0; whole < 2; whole++) {
+        static const Split GIVEN[] = {SPLIT_TRAIN, SPLIT_COUNT,       SPLIT_DEV,
+                                      SPLIT_TEST,  SPLIT_CALIBRATION, SPLIT_TRAIN};
+        plan = plan_of(&(SplitRule){0.1, 0.1, 0.1, seed, whole});
+        for (uint64_t i = 0; i < 6; i++) add_row(plan, i, 0, GIVEN[i]);
+        for (uint64_t i = 1; i < 5; i++) split_join(plan, i - 1, i);
+        ok(split_decide(plan, &err), &err);
+        for (uint64_t i = 0; i < 5; i++) {
+            if (whole) assert_int_equal(split_of(plan, i), SPLIT_TEST);
+            if (!whole) assert_int_equal(split_of(plan, i), GIVEN[i] == SPLIT_COUNT ? SPLIT_DEV : GIVEN[i]);
+            assert_int_equal(split_moved(plan, i),
+                             whole && GIVEN[i] != SPLIT_COUNT && GIVEN[i] != SPLIT_TEST);
+        }
+        assert_int_equal(split_of(plan, 5), SPLIT_TRAIN);
+        assert_int_equal(split_report(plan).crossing, whole ? 3 : 4);
+        split_close(plan);
+    }
+}
+
 static void test_split_bad(void **state) {
     (void)state;
     SplitPlan *plan;
     Err err = {0};
-    assert_int_equal(split_open(&plan, &(SplitRule){0.6, 0, 0, 1}, &err), ERR_ARGUMENT);
+    assert_int_equal(split_open(&plan, &(SplitRule){0.6, 0, 0, 1, false}, &err), ERR_ARGUMENT);
     assert_string_equal(err.msg, "share of dev: found 0.6, expected 0 to 0.5");
-    assert_int_equal(split_open(&plan, &(SplitRule){0, 0, (double)NAN, 1}, &err), ERR_ARGUMENT);
-    assert_int_equal(split_open(&plan, &(SplitRule){0.4, 0.3, 0.3, 1}, &err), ERR_ARGUMENT);
+    assert_int_equal(split_open(&plan, &(SplitRule){0, 0, (double)NAN, 1, false}, &err), ERR_ARGUMENT);
+    assert_int_equal(split_open(&plan, &(SplitRule){0.4, 0.3, 0.3, 1, false}, &err), ERR_ARGUMENT);
     assert_string_equal(
         err.msg, "the shares of dev, calibration and test are 1 together: nothing is left to train on");
     /* Shares that would leave no group to train on; one text with two labels. */
-    ok(split_open(&plan, &(SplitRule){0.45, 0, 0.5, 1}, &err), &err);
+    ok(split_open(&plan, &(SplitRule){0.45, 0, 0.5, 1, false}, &err), &err);
     ok(split_add(plan, 1, 0, SPLIT_COUNT, &err), &err);
     ok(split_add(plan, 2, 1, SPLIT_COUNT, &err), &err);
     ok(split_add(plan, 3, 1, SPLIT_COUNT, &err), &err);
@@ -428,7 +507,7 @@ static void test_split_bad(void **state) {
     assert_int_equal(split_report(plan).conflicting, 1);
     assert_int_equal(split_report(plan).duplicates, 1);
     split_close(plan);
-    ok(split_open(&plan, &(SplitRule){0.1, 0.1, 0.1, 1}, &err), &err);
+    ok(split_open(&plan, &(SplitRule){0.1, 0.1, 0.1, 1, false}, &err), &err);
     ok(split_decide(plan, &err), &err); /* no rows at all */
     split_close(plan);
 }
@@ -986,7 +1065,11 @@ static CorpusRule rule_for(FlagList *inputs, ...) {
     for (const char *input; (input = va_arg(ap, const char *)) != NULL;)
         assert_int_equal(flags_list_add(inputs, input, strlen(input), NULL), ERR_OK);
     va_end(ap);
-    return (CorpusRule){.inputs = *inputs, .split = {0.1, 0.1, 0.2, seed}, .max_tokens = 16, .plain = true};
+    return (CorpusRule){.inputs = *inputs,
+                        .split = {0.1, 0.1, 0.2, seed, false},
+                        .near = 0.8,
+                        .max_tokens = 16,
+                        .plain = true};
 }
 
 static void assert_same_file(const char *a, const char *b, bool same) {
@@ -1152,6 +1235,63 @@ static size_t count_files(const char *dir) {
     return count;
 }
 
+/* Near-duplicates share a side unless only equal texts count; a row's weight is that of its file times its own. */
+static void test_corpus_near(void **state) {
+    (void)state;
+    enum { FAMILIES = 120, OF = 3 };
+    Buf rows = {0};
+    for (uint64_t i = 0; i < FAMILIES; i++)
+        for (int k = 0; k < OF; k++) {
+            buf_puts(&rows, "{\"text\":\"");
+            for (uint64_t w = 0; w < 24; w++) buf_printf(&rows, "w%zu ", pick("near", i * 100 + w, 100000));
+            buf_printf(&rows, "%d\",\"label\":\"%s\",\"sample_weight\":%s}\n", k, i % 2 ? "a" : "b",
+                       k ? "0.5" : "3");
+        }
+    const char *plain = save("near.jsonl", rows.data, rows.len);
+    Buf weighted = {0};
+    buf_printf(&weighted, "%s=2", plain);
+    for (int exact = 0; exact < 2; exact++) {
+        FlagList inputs = {0};
+        CorpusRule rule = rule_for(&inputs, weighted.data, NULL);
+        rule.near = exact ? 1 : 0.8;
+        rule.max_tokens = 64;
+        const char *path = in_folder(exact ? "exact.shard" : "near.shard");
+        Err err = {0};
+        bool reused;
+        ok(corpus_pack(path, &rule, tokenizer, NULL, &reused, &err), &err);
+        Shard *s;
+        ShardBlock block = {0};
+        ok(shard_open(&s, path, &err), &err);
+        int side[FAMILIES * OF], crossing = 0;
+        for (Split split = SPLIT_TRAIN; split < SPLIT_COUNT; split++)
+            for (size_t b = 0; b < shard_blocks(s, split); b++) {
+                ok(shard_read(s, &block, split, b, false, &err), &err);
+                for (size_t r = 0; r < block.count; r++) {
+                    side[block.rows[r].line - 1] = (int)split;
+                    const double expected = (block.rows[r].line - 1) % OF ? 1 : 6;
+                    assert_true((double)block.rows[r].weight == expected);
+                }
+            }
+        for (int i = 0; i < FAMILIES * OF; i++) crossing += side[i] != side[i / OF * OF];
+        assert_int_equal(crossing > 0, exact);
+        assert_int_equal(shard_info(s)->split.joined, exact ? 0 : FAMILIES * (OF - 1));
+        shard_block_free(&block);
+        shard_close(s);
+        flags_list_free(&inputs);
+    }
+    buf_free(&weighted);
+    buf_free(&rows);
+    const char *const BAD[] = {"0", "-1", "1001", "\"1\"", "1e-60"};
+    Record record = {0};
+    for (size_t i = 0; i < 5; i++) {
+        char line[96];
+        Err err = {0};
+        (void)snprintf(line, sizeof line, "{\"text\":\"a\",\"label\":\"b\",\"sample_weight\":%s}", BAD[i]);
+        assert_int_equal(record_parse(&record, &(RecordRule){0}, line, strlen(line), &err), ERR_FORMAT);
+        assert_non_null(strstr(err.msg, "sample_weight: found "));
+    }
+}
+
 static void test_corpus_inputs(void **state) {
     (void)state;
     Err err = {0};
@@ -1280,9 +1420,9 @@ static void test_corpus_bad(void **state) {
 
     /* Never over a file that is no shard. */
     path = in_folder("bad.jsonl");
-    assert_int_equal(
-        corpus_pack(path, &(CorpusRule){.inputs = inputs, .max_tokens = 8}, tokenizer, NULL, &reused, &err),
-        ERR_ARGUMENT);
+    assert_int_equal(corpus_pack(path, &(CorpusRule){.inputs = inputs, .max_tokens = 8, .near = 0.8},
+                                 tokenizer, NULL, &reused, &err),
+                     ERR_ARGUMENT);
     (void)snprintf(expected, sizeof expected, "%s: is there already and is no shard: choose another name",
                    path);
     assert_string_equal(err.msg, expected);
@@ -1437,10 +1577,11 @@ int main(void) {
         cmocka_unit_test(test_record),         cmocka_unit_test(test_record_bad),
         cmocka_unit_test(test_sort_and_names), cmocka_unit_test(test_split_key),
         cmocka_unit_test(test_split),          cmocka_unit_test(test_split_given),
-        cmocka_unit_test(test_split_bad),      cmocka_unit_test(test_shard),
-        cmocka_unit_test(test_shard_blocks),   cmocka_unit_test(test_shard_damaged),
-        cmocka_unit_test(test_batch_order),    cmocka_unit_test(test_batch_small),
-        cmocka_unit_test(test_batch_weights),  cmocka_unit_test(test_corpus),
+        cmocka_unit_test(test_split_joined),   cmocka_unit_test(test_split_bad),
+        cmocka_unit_test(test_shard),          cmocka_unit_test(test_shard_blocks),
+        cmocka_unit_test(test_shard_damaged),  cmocka_unit_test(test_batch_order),
+        cmocka_unit_test(test_batch_small),    cmocka_unit_test(test_batch_weights),
+        cmocka_unit_test(test_corpus),         cmocka_unit_test(test_corpus_near),
         cmocka_unit_test(test_corpus_inputs),  cmocka_unit_test(test_corpus_bad),
         cmocka_unit_test(test_pack),           cmocka_unit_test(test_real_corpus),
     };

@@ -232,12 +232,16 @@ const Command train_cmd = {
     .usage = "train DATA... --model DIR|CONFIG --out DIR [options]",
     .details =
         "DATA is JSONL (plain, .gz, .zst, '-' for stdin; FILE=2 counts its rows twice), a folder of such "
-        "files, or a shard of 'router pack'.\n"
+        "files, a shard of 'router pack', or\n"
+        "a manifest of 'router data mix' (MANIFEST.json): it is mixed by weights into OUT/mix.jsonl.zst, its "
+        "report "
+        "into OUT/mix.json.\n"
         "The defaults are MoDEM's recipe: one epoch, batches of 32, learning rate 1e-5.\n\n"
         "Examples:\n"
         "  router train prompts.jsonl --model deberta-v3-large --out runs/large\n"
         "  router train data/corpus --model configs/model-small.json --tokenizer spm.model --lr 5e-4 "
         "--epochs 8 --out runs/small\n"
+        "  router train configs/modem-mix.json --model deberta-v3-base --out runs/modem\n"
         "  router train --config configs/modem-large.json --out runs/large --resume\n\n"
         "Ctrl-C saves and stops (exit status 130); --resume continues to the same bits.\n",
     .flags = FLAGS,

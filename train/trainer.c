@@ -10,6 +10,7 @@
 #include "core/mem.h"
 #include "core/rng.h"
 #include "core/stop.h"
+#include "data/mix.h"
 #include "model/config.h"
 #include "model/ops_blas.h"
 #include "model/weights.h"
@@ -38,6 +39,57 @@ static bool labels_are_named(const Config *c) {
     for (int k = 0; k < c->num_labels; k++)
         if (strncmp(c->labels[k], "LABEL_", 6) != 0) return true;
     return false;
+}
+
+/* Mixes what the manifest says into the run's folder, each row once, with its weight; the report is beside it. */
+static ErrCode mix_manifest(const Trainer *t, const char *path, const char *out, const char *report,
+                            Err *err) {
+    Manifest manifest;
+    TRY(manifest_read(&manifest, path, err));
+    MixReport counts = {0};
+    Progress progress = {0};
+    Buf json = {0};
+    const MixRule rule = {
+        .manifest = &manifest, .out = out, .weights = true, .threads = t->threads, .progress = &progress};
+    ErrCode rc = mix_write(&counts, &rule, err);
+    if (rc == ERR_OK) {
+        mix_report_json(&json, &counts, &rule);
+        rc = buf_ok(&json, err);
+    }
+    if (rc == ERR_OK) rc = file_save(report, json.data, json.len, err);
+    if (rc == ERR_OK)
+        progress_note(NULL, "%s: %llu rows of %llu in %s; what became of the others is in %s", path,
+                      (unsigned long long)counts.all.lines, (unsigned long long)counts.all.in, out, report);
+    buf_free(&json);
+    mix_report_free(&counts);
+    manifest_free(&manifest);
+    return rc;
+}
+
+/* Puts mix.jsonl.zst, mix-2.jsonl.zst ... in the place of manifests. They are made anew by a run that goes on: the same
+ * sources give the same bytes, others are refused later by the shard's digest. */
+static ErrCode mix_inputs(const Trainer *t, FlagList *inputs, Err *err) {
+    int number = 0;
+    ErrCode rc = ERR_OK;
+    for (size_t i = 0; i < inputs->count && rc == ERR_OK; i++) {
+        if (!manifest_is(inputs->items[i])) continue;
+        char name[32] = "mix", file[64];
+        char *out = NULL, *report = NULL;
+        if (++number > 1) (void)snprintf(name, sizeof name, "mix-%d", number);
+        (void)snprintf(file, sizeof file, "%s.jsonl.zst", name);
+        rc = run_path(&out, t, file, err);
+        (void)snprintf(file, sizeof file, "%s.json", name);
+        if (rc == ERR_OK) rc = run_path(&report, t, file, err);
+        if (rc == ERR_OK) rc = mix_manifest(t, inputs->items[i], out, report, err);
+        mem_free(report);
+        if (rc == ERR_OK) {
+            mem_free(inputs->items[i]);
+            inputs->items[i] = out;
+        } else {
+            mem_free(out);
+        }
+    }
+    return rc;
 }
 
 /* A trained classifier's labels stay in their order; otherwise the data's are taken. */
@@ -86,7 +138,8 @@ static ErrCode open_data(Trainer *t, const FlagList *arguments, Err *err) {
             if (rc == ERR_OK && strcmp(inputs.items[0], path) != 0)
                 rc = file_copy(path, inputs.items[0], err);
         } else {
-            rc = pack_data(t, &inputs, err);
+            rc = mix_inputs(t, &inputs, err);
+            if (rc == ERR_OK) rc = pack_data(t, &inputs, err);
         }
     }
     flags_list_free(&inputs);
