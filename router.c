@@ -10,7 +10,10 @@
 #include "core/mem.h"
 #include "core/stop.h"
 #include "core/text.h"
+#include "data/augment_cmd.h"
 #include "data/check_cmd.h"
+#include "data/fetch_cmd.h"
+#include "data/import_cmd.h"
 #include "data/mix_cmd.h"
 #include "data/pack_cmd.h"
 #include "data/split_cmd.h"
@@ -25,7 +28,7 @@
 #include "train/train_cmd.h"
 
 static const Command *const COMMANDS[] = {
-    &check_cmd,  &mix_cmd,     &split_cmd,
+    &fetch_cmd,    &import_cmd,  &augment_cmd,   &check_cmd,  &mix_cmd,     &split_cmd,
     &tokenize_cmd, &pack_cmd,    &train_cmd,  &eval_cmd,   &predict_cmd, &export_cmd, &inspect_cmd,   &verify_cmd, &bench_cmd};
 enum { COMMAND_COUNT = sizeof COMMANDS / sizeof COMMANDS[0] };
 
