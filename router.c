@@ -17,6 +17,7 @@
 #include "data/mix_cmd.h"
 #include "data/pack_cmd.h"
 #include "data/split_cmd.h"
+#include "data/synth_cmd.h"
 #include "eval/bench_cmd.h"
 #include "eval/eval_cmd.h"
 #include "eval/predict_cmd.h"
@@ -28,7 +29,7 @@
 #include "train/train_cmd.h"
 
 static const Command *const COMMANDS[] = {
-    &fetch_cmd,    &import_cmd,  &augment_cmd,   &check_cmd,  &mix_cmd,     &split_cmd,
+    &fetch_cmd,    &import_cmd,  &synth_cmd,  &augment_cmd,   &check_cmd,  &mix_cmd,     &split_cmd,
     &tokenize_cmd, &pack_cmd,    &train_cmd,  &eval_cmd,   &predict_cmd, &export_cmd, &inspect_cmd,   &verify_cmd, &bench_cmd};
 enum { COMMAND_COUNT = sizeof COMMANDS / sizeof COMMANDS[0] };
 
