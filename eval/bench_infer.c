@@ -92,7 +92,7 @@ static BlobConfig blob_config(const Config *c) {
                         .mask = c->vocab_size - 1,
                         .plain_text = true,
                         .layer_norm_eps = (float)c->layer_norm_eps,
-                        .temperature = 1};
+                        .decide.temperature = 1};
 }
 
 static ErrCode make_blob(Buf *out, const Config *c, Err *err) {

@@ -22,7 +22,7 @@ typedef struct {
     double nll, brier;
 } Sums;
 
-enum { MACRO_F1, MACRO_RECALL, NLL, BRIER, ECE, MEASURES };
+enum { MACRO_F1, MACRO_RECALL, NLL, BRIER, ECE, ADAPTIVE_ECE, MEASURES };
 
 Interval metrics_wilson(uint64_t hits, uint64_t n) {
     if (n == 0) return (Interval){0, 0, 1};
@@ -33,6 +33,16 @@ Interval metrics_wilson(uint64_t hits, uint64_t n) {
     const double low = (middle - half) / scale, high = (middle + half) / scale;
     /* exact at the ends, where rounding could leave the value outside */
     return (Interval){share, hits == 0 || low < 0 ? 0 : low, hits == n || high > 1 ? 1 : high};
+}
+
+void metrics_put_json(Buf *out, const char *key, const Interval *i) {
+    buf_printf(out, "\"%s\": {\"value\": %.10g, \"low\": %.10g, \"high\": %.10g}", key, i->value, i->low,
+               i->high);
+}
+
+int metrics_bin(double confidence) {
+    const int bin = (int)ceil(confidence * METRICS_BINS) - 1;
+    return bin < 0 ? 0 : bin >= METRICS_BINS ? METRICS_BINS - 1 : bin;
 }
 
 int metrics_best(const double *p, int K) {
@@ -53,8 +63,7 @@ static ErrCode row_of(Row *row, const double *p, int label, int K, size_t number
         brier += d * d;
     }
     const int best = metrics_best(p, K);
-    int bin = (int)ceil(p[best] * METRICS_BINS) - 1;
-    bin = bin < 0 ? 0 : bin >= METRICS_BINS ? METRICS_BINS - 1 : bin;
+    const int bin = metrics_bin(p[best]);
     *row = (Row){.nll = -log(p[label] > 1e-15 ? p[label] : 1e-15), .brier = brier, .confidence = p[best]};
     row->label = (int16_t)label;
     row->best = (int16_t)best;
@@ -66,7 +75,34 @@ static double f1_of(uint64_t correct, uint64_t support, uint64_t predicted) {
     return support + predicted ? 2.0 * (double)correct / (double)(support + predicted) : 0;
 }
 
-/* counts (3, K): correct, support, predicted. */
+/* Adaptive ECE of rows by rising confidence, row i counted drawn[i] times (NULL: once each), n in all. */
+static double adaptive_ece(const Row *rows, const uint32_t *drawn, size_t count, size_t n) {
+    double hits[METRICS_BINS] = {0}, confidence[METRICS_BINS] = {0}, sum = 0;
+    size_t before = 0, next = 0; /* rows of lower confidence; the same and equal ones */
+    for (size_t i = 0; i < count; i++) {
+        if (i == 0 || rows[i].confidence > rows[i - 1].confidence) before = next;
+        const size_t times = drawn ? drawn[i] : 1;
+        if (times == 0) continue;
+        const size_t bin = before * METRICS_BINS / n;
+        next += times;
+        hits[bin] += rows[i].label == rows[i].best ? (double)times : 0;
+        confidence[bin] += (double)times * rows[i].confidence;
+    }
+    for (int b = 0; b < METRICS_BINS; b++) sum += fabs(hits[b] - confidence[b]);
+    return sum / (double)n;
+}
+
+/* Rows that are equal here are equal in all that is measured. */
+static int by_confidence(const void *a, const void *b) {
+    const Row *x = a, *y = b;
+    if (x->confidence != y->confidence) return x->confidence < y->confidence ? -1 : 1;
+    if (x->best != y->best) return x->best - y->best;
+    if (x->label != y->label) return x->label - y->label;
+    if (x->nll != y->nll) return x->nll < y->nll ? -1 : 1;
+    return (x->brier > y->brier) - (x->brier < y->brier);
+}
+
+/* All measures but ADAPTIVE_ECE. counts (3, K): correct, support, predicted. */
 static void measure(double out[MEASURES], const Sums *sums, const uint64_t *counts, int K, size_t n) {
     const uint64_t *correct = counts, *support = counts + K, *predicted = counts + 2 * (size_t)K;
     double f1 = 0, recall = 0;
@@ -102,11 +138,12 @@ static void count_row(Sums *sums, uint64_t *counts, int K, const Row *r) {
 }
 
 typedef struct {
-    const Row *rows;
+    const Row *rows; /* by rising confidence */
     size_t n;
     int K;
     uint64_t seed;
     uint64_t *counts; /* (threads, 3, K) */
+    uint32_t *drawn;  /* (threads, n): how often each row is in the sample */
     double *results;  /* (MEASURES, samples) */
     size_t samples;
 } Bootstrap;
@@ -114,16 +151,20 @@ typedef struct {
 static void bootstrap_task(void *arg, size_t sample, int thread) {
     const Bootstrap *b = arg;
     uint64_t *counts = b->counts + (size_t)thread * 3 * (size_t)b->K;
+    uint32_t *drawn = b->drawn + (size_t)thread * b->n;
     memset(counts, 0, 3 * (size_t)b->K * sizeof *counts);
+    memset(drawn, 0, b->n * sizeof *drawn);
     Sums sums = {0};
     const uint64_t key = rng_key(b->seed, "bootstrap", sample);
     for (size_t i = 0; i < b->n; i++) {
         /* 32 bits times n < 2^32, upper half: uniform to 2^-32, without a division */
         const uint64_t at = (rng_bits(key, i) >> 32) * b->n >> 32;
         count_row(&sums, counts, b->K, &b->rows[at]);
+        drawn[at]++;
     }
     double out[MEASURES];
     measure(out, &sums, counts, b->K, b->n);
+    out[ADAPTIVE_ECE] = adaptive_ece(b->rows, drawn, b->n, b->n);
     for (size_t m = 0; m < MEASURES; m++) b->results[m * b->samples + sample] = out[m];
 }
 
@@ -139,11 +180,19 @@ static double percentile(const double *sorted, size_t n, double share) {
     return i + 1 < n ? sorted[i] + (at - (double)i) * (sorted[i + 1] - sorted[i]) : sorted[n - 1];
 }
 
+/* See metrics.h. */
+static void reflect(Interval *i) {
+    const double low = 2 * i->value - i->high, high = 2 * i->value - i->low;
+    i->low = low < 0 ? 0 : low < i->value ? low : i->value;
+    i->high = high > 1 ? 1 : high > i->value ? high : i->value;
+}
+
 static ErrCode bootstrap(Interval *intervals[MEASURES], const Row *rows, size_t n, int K, size_t samples,
                          uint64_t seed, Threads *threads, Err *err) {
     Bootstrap b = {.rows = rows, .n = n, .K = K, .seed = seed, .samples = samples};
-    ErrCode rc = mem_new(&b.counts, (size_t)threads_count(threads) * 3 * (size_t)K, sizeof *b.counts,
-                         "the bootstrap", err);
+    const size_t workers = (size_t)threads_count(threads);
+    ErrCode rc = mem_new(&b.counts, workers * 3 * (size_t)K, sizeof *b.counts, "the bootstrap", err);
+    if (rc == ERR_OK) rc = mem_new(&b.drawn, workers, n * sizeof *b.drawn, "the bootstrap", err);
     if (rc == ERR_OK) rc = mem_new(&b.results, MEASURES * samples, sizeof *b.results, "the bootstrap", err);
     if (rc == ERR_OK) {
         threads_run(threads, bootstrap_task, &b, samples);
@@ -153,12 +202,11 @@ static ErrCode bootstrap(Interval *intervals[MEASURES], const Row *rows, size_t 
             intervals[m]->low = percentile(sorted, samples, 0.025);
             intervals[m]->high = percentile(sorted, samples, 0.975);
         }
-        Interval *ece = intervals[ECE];
-        const double low = 2 * ece->value - ece->high, high = 2 * ece->value - ece->low;
-        ece->low = low < 0 ? 0 : low < ece->value ? low : ece->value;
-        ece->high = high > 1 ? 1 : high > ece->value ? high : ece->value;
+        reflect(intervals[ECE]);
+        reflect(intervals[ADAPTIVE_ECE]);
     }
     mem_free(b.counts);
+    mem_free(b.drawn);
     mem_free(b.results);
     return rc;
 }
@@ -205,11 +253,11 @@ ErrCode metrics_compute(Metrics *out, const double *p, const int *labels, size_t
         fill_classes(out, counts);
         double value[MEASURES];
         measure(value, &sums, counts, K, n);
-        Interval *intervals[MEASURES] = {[MACRO_F1] = &out->macro_f1,
-                                         [MACRO_RECALL] = &out->macro_recall,
-                                         [NLL] = &out->nll,
-                                         [BRIER] = &out->brier,
-                                         [ECE] = &out->ece};
+        qsort(rows, n, sizeof *rows, by_confidence);
+        value[ADAPTIVE_ECE] = adaptive_ece(rows, NULL, n, n);
+        Interval *intervals[MEASURES] = {[MACRO_F1] = &out->macro_f1, [MACRO_RECALL] = &out->macro_recall,
+                                         [NLL] = &out->nll,           [BRIER] = &out->brier,
+                                         [ECE] = &out->ece,           [ADAPTIVE_ECE] = &out->adaptive_ece};
         for (size_t m = 0; m < MEASURES; m++) *intervals[m] = (Interval){value[m], value[m], value[m]};
         size_t draws = samples > 0 ? (size_t)samples : METRICS_SAMPLES;
         if (samples == 0 && n > 400000) draws = n > 2000000 ? 200 : 400000000 / n;

@@ -11,17 +11,21 @@
  *   Brier         mean over rows of sum_c (p_c - [c = label])^2, from 0 to 2
  *   ECE           15 bins of equal width over the highest probability (right-closed, the first holds 0): sum over bins of
  *                 |correct - sum of confidences| / n   (Guo et al. 2017)
+ *   adaptive ECE  the same over 15 bins of equal mass: rows by rising confidence, a row of which `before` have a lower
+ *                 confidence is in bin floor(15 before / n). Rows of equal confidence thus share a bin, whatever their
+ *                 order, and bins may be empty
  *
  * 95 % intervals: Wilson's for proportions (accuracy, precision, recall); percentiles 2.5 and 97.5 of a seeded bootstrap
- * over rows for the rest. ECE's is reflected (2 value - percentile) because resampling adds to the bias which ECE has by
- * itself, cut to [0, 1] and widened to hold the value. Results are a function of (p, labels, seed), never of the number
- * of threads. */
+ * over rows for the rest. Those of both ECEs are reflected (2 value - percentile) because resampling adds to the bias
+ * which they have by themselves, cut to [0, 1] and widened to hold the value. Results are a function of
+ * (p, labels, seed), never of the number of threads. */
 #ifndef EVAL_METRICS_H
 #define EVAL_METRICS_H
 
 #include <stddef.h>
 #include <stdint.h>
 
+#include "core/buf.h"
 #include "core/err.h"
 #include "core/threads.h"
 
@@ -41,7 +45,7 @@ typedef struct {
 typedef struct {
     size_t n;
     int K;
-    Interval accuracy, macro_f1, macro_recall, nll, brier, ece;
+    Interval accuracy, macro_f1, macro_recall, nll, brier, ece, adaptive_ece;
     MetricsClass *classes; /* (K) */
     uint64_t *confusion;   /* (K, K): row is the label, column the prediction */
 } Metrics;
@@ -55,6 +59,12 @@ void metrics_free(Metrics *m);
 
 /* Wilson's score interval for `hits` of n (n = 0: 0 in [0, 1]). */
 Interval metrics_wilson(uint64_t hits, uint64_t n);
+
+/* "key": {"value": ..., "low": ..., "high": ...} */
+void metrics_put_json(Buf *out, const char *key, const Interval *interval);
+
+/* The bin of ECE that a highest probability is in, 0 .. METRICS_BINS-1. */
+int metrics_bin(double confidence);
 
 /* First class with the highest probability. */
 int metrics_best(const double *p, int K);

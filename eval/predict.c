@@ -1,6 +1,5 @@
 #include "eval/predict.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -9,6 +8,8 @@
 #include "core/mem.h"
 #include "core/progress.h"
 #include "core/stop.h"
+#include "export/blob_rule.h"
+#include "export/decide_json.h"
 #include "export/librouter.h"
 #include "model/classifier.h"
 #include "tokenizer/tokenizer.h"
@@ -20,7 +21,8 @@ struct Predictor {
     const char *const *labels;
     Threads *threads;
     size_t group;
-    char *shard;
+    char *path, *shard;
+    DecideRule decide;
     /* a folder */
     Classifier classifier;
     Tokenizer *tokenizer;
@@ -42,6 +44,18 @@ const char *const *predict_labels(const Predictor *p) {
 
 bool predict_is_blob(const Predictor *p) {
     return p->router != NULL;
+}
+
+const DecideRule *predict_rule(const Predictor *p) {
+    return &p->decide;
+}
+
+int predict_width(const Predictor *p) {
+    return p->router ? router_width(p->router) : p->classifier.config.hidden_size;
+}
+
+const char *predict_path(const Predictor *p) {
+    return p->path;
 }
 
 const char *predict_shard(const Predictor *p) {
@@ -117,9 +131,23 @@ done:
     return rc;
 }
 
+static ErrCode read_decide(Predictor *p, const char *dir, Err *err) {
+    char *path = file_join(dir, "config.json");
+    if (!path) return err_set(err, ERR_MEMORY, "out of memory for a path");
+    cJSON *root = NULL;
+    ErrCode rc = json_read(&root, path, err);
+    if (rc == ERR_OK) {
+        rc = decide_json_read(&p->decide, root, p->labels, p->K, err);
+        if (rc != ERR_OK) rc = err_context(err, rc, "%s", path);
+    }
+    cJSON_Delete(root);
+    mem_free(path);
+    return rc;
+}
+
 static ErrCode open_folder(Predictor *p, const char *path, const PredictRule *rule, Err *err) {
-    char *dir;
-    TRY(model_folder(&dir, p, path, err));
+    TRY(model_folder(&p->path, p, path, err));
+    const char *dir = p->path;
     ErrCode rc = read_rule(&p->rule, dir, rule->max_tokens, err);
     if (rc == ERR_OK) rc = tokenizer_open(&p->tokenizer, dir, err);
     if (rc == ERR_OK)
@@ -138,12 +166,18 @@ static ErrCode open_folder(Predictor *p, const char *path, const PredictRule *ru
     if (rc == ERR_OK) {
         p->K = config->num_labels;
         p->labels = (const char *const *)config->labels;
+        rc = read_decide(p, dir, err);
     }
-    mem_free(dir);
     return rc;
 }
 
+static const char *metadata(const void *router, const char *key) {
+    return router_metadata(router, key);
+}
+
 static ErrCode open_blob(Predictor *p, const char *path, const PredictRule *rule, Err *err) {
+    p->path = mem_strdup(path);
+    if (!p->path) return err_set(err, ERR_MEMORY, "out of memory for a path");
     const RouterOptions options = {.max_tokens = rule->max_tokens};
     char message[ROUTER_ERROR_BYTES];
     const int rc = router_open(&p->router, path, &options, message, sizeof message);
@@ -153,7 +187,7 @@ static ErrCode open_blob(Predictor *p, const char *path, const PredictRule *rule
     TRY(mem_new(&labels, (size_t)p->K, sizeof *labels, "the labels", err));
     for (int k = 0; k < p->K; k++) labels[k] = router_label(p->router, k);
     p->labels = p->blob_labels = labels;
-    return ERR_OK;
+    return blob_rule_read(&p->decide, metadata, p->router, labels, p->K, err);
 }
 
 ErrCode predict_open(Predictor **out, const char *path, const PredictRule *rule, Threads *threads, Err *err) {
@@ -175,7 +209,9 @@ void predict_close(Predictor *p) {
     for (size_t i = 0; i < p->job_count; i++) buf_free(&p->jobs[i].ids);
     mem_free(p->jobs);
     mem_free(p->blob_labels);
+    mem_free(p->path);
     mem_free(p->shard);
+    decide_free(&p->decide);
     router_close(p->router);
     classifier_close(&p->classifier);
     tokenizer_close(p->tokenizer);
@@ -186,9 +222,9 @@ void predict_close(Predictor *p) {
 
 typedef struct {
     Router *router;
-    size_t K;
-    double *probabilities;
-    float *scratch; /* (threads, K) */
+    size_t K, width, most; /* most: tokens of a text */
+    float *logits, *vectors;
+    int32_t *ids; /* (threads, most) */
     PredictSeen *seen;
     const RowText *texts;
     Err *errors;    /* (threads): of the thread's first failing text */
@@ -197,29 +233,38 @@ typedef struct {
 
 static void blob_text(void *arg, size_t i, int thread) {
     const BlobTask *t = arg;
-    float *p = t->scratch + (size_t)thread * t->K;
-    RouterAnswer answer = {0};
+    int32_t *ids = t->ids + (size_t)thread * t->most;
+    float *logits = t->logits + i * t->K;
     char message[ROUTER_ERROR_BYTES];
-    const int rc =
-        router_classify(t->router, t->texts[i].text, t->texts[i].n, &answer, p, message, sizeof message);
-    if (rc != ROUTER_OK) {
-        if (i < t->failed[thread]) {
-            t->failed[thread] = i;
-            (void)err_set(&t->errors[thread], (ErrCode)rc, "%s", message);
-        }
-        return;
+    size_t count = 0;
+    int truncated;
+    int rc = router_encode(t->router, t->texts[i].text, t->texts[i].n, ids, t->most, &count, &truncated,
+                           message, sizeof message);
+    if (rc == ROUTER_OK && t->vectors)
+        rc = router_pooled(t->router, ids, count, logits, t->vectors + i * t->width, message, sizeof message);
+    else if (rc == ROUTER_OK)
+        rc = router_logits(t->router, ids, count, logits, message, sizeof message);
+    if (rc == ROUTER_OK) {
+        if (t->seen) t->seen[i] = (PredictSeen){(int)count, truncated != 0};
+    } else if (i < t->failed[thread]) {
+        t->failed[thread] = i;
+        (void)err_set(&t->errors[thread], (ErrCode)rc, "%s", message);
     }
-    for (size_t k = 0; k < t->K; k++) t->probabilities[i * t->K + k] = (double)p[k];
-    if (t->seen) t->seen[i] = (PredictSeen){answer.tokens, answer.truncated != 0};
 }
 
 /* The library would share a batch among threads of its own; the program's one pool does it instead. */
-static ErrCode blob_batch(Predictor *p, double *probabilities, PredictSeen *seen, const RowText *texts,
-                          size_t count, Err *err) {
+static ErrCode blob_batch(Predictor *p, float *logits, float *vectors, PredictSeen *seen,
+                          const RowText *texts, size_t count, Err *err) {
     const size_t threads = (size_t)threads_count(p->threads);
-    BlobTask t = {
-        .router = p->router, .K = (size_t)p->K, .probabilities = probabilities, .seen = seen, .texts = texts};
-    ErrCode rc = mem_new(&t.scratch, threads * t.K, sizeof *t.scratch, "probabilities", err);
+    BlobTask t = {.router = p->router,
+                  .K = (size_t)p->K,
+                  .width = (size_t)router_width(p->router),
+                  .most = (size_t)router_max_tokens(p->router),
+                  .logits = logits,
+                  .vectors = vectors,
+                  .seen = seen,
+                  .texts = texts};
+    ErrCode rc = mem_new(&t.ids, threads * t.most, sizeof *t.ids, "token ids", err);
     if (rc == ERR_OK) rc = mem_new(&t.errors, threads, sizeof *t.errors, "messages", err);
     if (rc == ERR_OK) rc = mem_new(&t.failed, threads, sizeof *t.failed, "messages", err);
     if (rc == ERR_OK) {
@@ -233,7 +278,7 @@ static ErrCode blob_batch(Predictor *p, double *probabilities, PredictSeen *seen
             (void)err_set(err, rc, "text %zu: %s", t.failed[first] + 1, t.errors[first].msg);
         }
     }
-    mem_free(t.scratch);
+    mem_free(t.ids);
     mem_free(t.errors);
     mem_free(t.failed);
     return rc;
@@ -251,22 +296,13 @@ static ErrCode grow_jobs(Predictor *p, size_t count, Err *err) {
     return ERR_OK;
 }
 
-static void softmax(double *p, const float *logits, int K) {
-    double top = (double)logits[0], sum = 0;
-    for (int k = 1; k < K; k++) top = (double)logits[k] > top ? (double)logits[k] : top;
-    for (int k = 0; k < K; k++) sum += p[k] = exp((double)logits[k] - top);
-    for (int k = 0; k < K; k++) p[k] /= sum;
-}
-
-static ErrCode folder_batch(Predictor *p, double *probabilities, PredictSeen *seen, const RowText *texts,
-                            size_t count, Err *err) {
+static ErrCode folder_batch(Predictor *p, float *logits, float *vectors, PredictSeen *seen,
+                            const RowText *texts, size_t count, Err *err) {
     const int32_t **ids = NULL;
     int *lengths = NULL;
-    float *logits = NULL;
     ErrCode rc = grow_jobs(p, count, err);
     if (rc == ERR_OK) rc = mem_new(&ids, count, sizeof *ids, "token ids", err);
     if (rc == ERR_OK) rc = mem_new(&lengths, count, sizeof *lengths, "token ids", err);
-    if (rc == ERR_OK) rc = mem_new(&logits, count * (size_t)p->K, sizeof *logits, "logits", err);
     for (size_t i = 0; rc == ERR_OK && i < count; i++) {
         p->jobs[i].text = texts[i].text;
         p->jobs[i].n = texts[i].n;
@@ -276,34 +312,59 @@ static ErrCode folder_batch(Predictor *p, double *probabilities, PredictSeen *se
         ids[i] = (const int32_t *)(const void *)p->jobs[i].ids.data;
         lengths[i] = (int)(p->jobs[i].ids.len / sizeof(int32_t));
     }
-    if (rc == ERR_OK) rc = classifier_logits(&p->classifier, logits, ids, lengths, count, err);
-    for (size_t i = 0; rc == ERR_OK && i < count; i++) {
-        softmax(probabilities + i * (size_t)p->K, logits + i * (size_t)p->K, p->K);
-        if (seen) seen[i] = (PredictSeen){lengths[i], p->jobs[i].whole > (size_t)lengths[i]};
-    }
+    if (rc == ERR_OK) rc = classifier_pooled(&p->classifier, logits, vectors, ids, lengths, count, err);
+    for (size_t i = 0; rc == ERR_OK && seen && i < count; i++)
+        seen[i] = (PredictSeen){lengths[i], p->jobs[i].whole > (size_t)lengths[i]};
     mem_free(ids);
     mem_free(lengths);
-    mem_free(logits);
     return rc;
 }
 
 /* ---- both ---- */
 
-ErrCode predict_batch(Predictor *p, double *probabilities, PredictSeen *seen, const RowText *texts,
-                      size_t count, Err *err) {
+ErrCode predict_logits(Predictor *p, float *logits, float *vectors, PredictSeen *seen, const RowText *texts,
+                       size_t count, Err *err) {
     if (count == 0) return ERR_OK;
-    return (p->router ? blob_batch : folder_batch)(p, probabilities, seen, texts, count, err);
+    return (p->router ? blob_batch : folder_batch)(p, logits, vectors, seen, texts, count, err);
 }
 
-ErrCode predict_all(Predictor *p, double *probabilities, PredictSeen *seen, const RowText *texts,
-                    size_t count, const char *what, Err *err) {
+ErrCode predict_batch(Predictor *p, double *probabilities, PredictSeen *seen, const RowText *texts,
+                      size_t count, Err *err) {
+    const size_t K = (size_t)p->K;
+    float *logits;
+    TRY(mem_new(&logits, count + 1, K * sizeof *logits, "logits", err));
+    const ErrCode rc = predict_logits(p, logits, NULL, seen, texts, count, err);
+    for (size_t i = 0; rc == ERR_OK && i < count; i++)
+        (void)decide_probabilities(probabilities + i * K, logits + i * K, p->K, &p->decide);
+    mem_free(logits);
+    return rc;
+}
+
+typedef struct {
+    Predictor *p;
+    double *probabilities; /* or */
+    float *logits, *vectors;
+    PredictSeen *seen;
+    const RowText *texts;
+} All;
+
+static ErrCode group(const All *a, size_t at, size_t n, Err *err) {
+    const size_t K = (size_t)a->p->K, width = (size_t)predict_width(a->p);
+    PredictSeen *seen = a->seen ? a->seen + at : NULL;
+    if (a->probabilities) return predict_batch(a->p, a->probabilities + at * K, seen, a->texts + at, n, err);
+    float *vectors = a->vectors ? a->vectors + at * width : NULL;
+    return predict_logits(a->p, a->logits + at * K, vectors, seen, a->texts + at, n, err);
+}
+
+static ErrCode in_groups(const All *a, size_t count, const char *what, Err *err) {
+    const size_t most = a->p->group;
     Progress progress;
     progress_begin(&progress, what, count, 0);
     const double started = progress_clock();
     ErrCode rc = ERR_OK;
     for (size_t at = 0; rc == ERR_OK && at < count;) {
-        const size_t n = count - at < p->group ? count - at : p->group;
-        rc = predict_batch(p, probabilities + at * (size_t)p->K, seen ? seen + at : NULL, texts + at, n, err);
+        const size_t n = count - at < most ? count - at : most;
+        rc = group(a, at, n, err);
         at += n;
         if (progress_due(&progress))
             progress_update(&progress, at, "%.1f rows/s", (double)at / (progress_clock() - started));
@@ -312,4 +373,16 @@ ErrCode predict_all(Predictor *p, double *probabilities, PredictSeen *seen, cons
     }
     progress_end(&progress);
     return rc;
+}
+
+ErrCode predict_all(Predictor *p, double *probabilities, PredictSeen *seen, const RowText *texts,
+                    size_t count, const char *what, Err *err) {
+    const All all = {.p = p, .probabilities = probabilities, .seen = seen, .texts = texts};
+    return in_groups(&all, count, what, err);
+}
+
+ErrCode predict_all_logits(Predictor *p, float *logits, float *vectors, PredictSeen *seen,
+                           const RowText *texts, size_t count, const char *what, Err *err) {
+    const All all = {.p = p, .logits = logits, .vectors = vectors, .seen = seen, .texts = texts};
+    return in_groups(&all, count, what, err);
 }

@@ -3,7 +3,8 @@
  *
  * A folder's texts are cut at `max_tokens` tokens: the caller's, else config.json's router_max_length, else
  * 256 (or max_position_embeddings where that is less); strings like "[SEP]" in them are plain text unless
- * config.json's router_plain_text is false. A blob carries both rules itself, and its own temperature. */
+ * config.json's router_plain_text is false. A blob carries both rules itself. From logits on, both follow the decision
+ * rule (export/decide.h) that `router calibrate` left in config.json or in the blob. */
 #ifndef EVAL_PREDICT_H
 #define EVAL_PREDICT_H
 
@@ -13,6 +14,7 @@
 #include "core/err.h"
 #include "core/threads.h"
 #include "eval/rows.h"
+#include "export/decide.h"
 
 #define PREDICT_MAX_TOKENS 256
 
@@ -38,15 +40,32 @@ int predict_classes(const Predictor *p);
 const char *const *predict_labels(const Predictor *p); /* in the order of the classes; borrowed */
 bool predict_is_blob(const Predictor *p);
 
+/* How logits become probabilities and decisions; its arrays are there. Borrowed. */
+const DecideRule *predict_rule(const Predictor *p);
+
+/* Numbers of the vector that the classifier takes its logits from. */
+int predict_width(const Predictor *p);
+
+/* Where the model is: the folder of config.json and weights, or the blob. Borrowed. */
+const char *predict_path(const Predictor *p);
+
 /* The shard of the run folder that was opened, or NULL: another kind, or a run without one. Borrowed. */
 const char *predict_shard(const Predictor *p);
 
-/* Probabilities (count, K); seen (count) may be NULL. One group at once: memory grows with count. */
-ErrCode predict_batch(Predictor *p, double *probabilities, PredictSeen *seen, const RowText *texts,
-                      size_t count, Err *err) ERR_CHECKED;
+/* Logits (count, K), before the decision rule; vectors (count, width) in front of the classifier, and seen (count),
+ * may be NULL. One group at once: memory grows with count. */
+ErrCode predict_logits(Predictor *p, float *logits, float *vectors, PredictSeen *seen, const RowText *texts,
+                       size_t count, Err *err) ERR_CHECKED;
 
 /* The same for any number of texts, in groups, with progress named `what`; ERR_INTERRUPTED when asked to
  * stop. */
+ErrCode predict_all_logits(Predictor *p, float *logits, float *vectors, PredictSeen *seen,
+                           const RowText *texts, size_t count, const char *what, Err *err) ERR_CHECKED;
+
+/* Probabilities (count, K), in the two ways. */
+ErrCode predict_batch(Predictor *p, double *probabilities, PredictSeen *seen, const RowText *texts,
+                      size_t count, Err *err) ERR_CHECKED;
+
 ErrCode predict_all(Predictor *p, double *probabilities, PredictSeen *seen, const RowText *texts,
                     size_t count, const char *what, Err *err) ERR_CHECKED;
 

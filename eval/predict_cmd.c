@@ -9,7 +9,6 @@
 #include "core/text.h"
 #include "core/threads.h"
 #include "data/record.h"
-#include "eval/metrics.h"
 #include "eval/predict.h"
 
 typedef struct {
@@ -34,7 +33,8 @@ typedef struct {
     size_t count;
     Buf bytes, out;
     RowText *texts;    /* (batch): of the good ones */
-    double *p;         /* (batch, K) */
+    float *logits;     /* (batch, K) */
+    double *p;         /* (K): of one line */
     PredictSeen *seen; /* (batch) */
     int *order;        /* (K) */
 } Predict;
@@ -45,6 +45,7 @@ static void close_all(Predict *s) {
     buf_free(&s->bytes);
     buf_free(&s->out);
     mem_free(s->texts);
+    mem_free(s->logits);
     mem_free(s->p);
     mem_free(s->seen);
     mem_free(s->order);
@@ -132,6 +133,22 @@ static void put_scores(Predict *s, const double *p) {
     buf_puts(&s->out, "}");
 }
 
+/* A label may be named "abstain": "abstained" tells. The confidence is only given where it is compared. */
+static void put_decision(Predict *s, const DecideAnswer *answer) {
+    const DecideRule *rule = predict_rule(s->predictor);
+    const char *const *labels = predict_labels(s->predictor);
+    const char *said = answer->abstained ? "abstain" : labels[answer->label];
+    buf_puts(&s->out, ", \"decision\": ");
+    text_put_json(&s->out, said, strlen(said));
+    buf_printf(&s->out, ", \"abstained\": %s", answer->abstained ? "true" : "false");
+    if (rule->score == DECIDE_ALWAYS) return;
+    if (answer->abstained && rule->fallback >= 0) {
+        buf_puts(&s->out, ", \"fallback\": ");
+        text_put_json(&s->out, labels[rule->fallback], strlen(labels[rule->fallback]));
+    }
+    buf_printf(&s->out, ", \"confidence\": %.6g", (double)answer->score);
+}
+
 static void put_answer(Predict *s, const Item *item, size_t row) {
     const int K = predict_classes(s->predictor);
     Buf *out = &s->out;
@@ -141,13 +158,13 @@ static void put_answer(Predict *s, const Item *item, size_t row) {
         buf_puts(out, "\"error\": ");
         text_put_json(out, s->bytes.data + item->text_at, item->text_len);
     } else {
-        const double *p = s->p + row * (size_t)K;
-        const int best = metrics_best(p, K);
-        const char *label = predict_labels(s->predictor)[best];
+        const DecideAnswer answer = decide(s->p, s->logits + row * (size_t)K, K, predict_rule(s->predictor));
+        const char *label = predict_labels(s->predictor)[answer.label];
         buf_puts(out, "\"label\": ");
         text_put_json(out, label, strlen(label));
-        buf_printf(out, ", \"score\": %.6g", p[best]);
-        put_scores(s, p);
+        buf_printf(out, ", \"score\": %.6g", s->p[answer.label]);
+        put_scores(s, s->p);
+        put_decision(s, &answer);
         buf_printf(out, ", \"tokens\": %d, \"truncated\": %s", s->seen[row].tokens,
                    s->seen[row].truncated ? "true" : "false");
     }
@@ -160,7 +177,7 @@ static ErrCode flush(Predict *s, FILE *out, Err *err) {
     for (size_t i = 0; i < s->count; i++)
         if (!s->items[i].bad)
             s->texts[good++] = (RowText){s->bytes.data + s->items[i].text_at, s->items[i].text_len};
-    TRY(predict_batch(s->predictor, s->p, s->seen, s->texts, good, err));
+    TRY(predict_logits(s->predictor, s->logits, NULL, s->seen, s->texts, good, err));
     buf_clear(&s->out);
     size_t row = 0;
     for (size_t i = 0; i < s->count; i++) {
@@ -215,7 +232,8 @@ static ErrCode open_all(Predict *s, const char *model, Err *err) {
     TRY(mem_new(&s->items, rows, sizeof *s->items, "the lines", err));
     TRY(mem_new(&s->texts, rows, sizeof *s->texts, "the lines", err));
     TRY(mem_new(&s->seen, rows, sizeof *s->seen, "the lines", err));
-    TRY(mem_new(&s->p, rows * K, sizeof *s->p, "probabilities", err));
+    TRY(mem_new(&s->logits, rows, K * sizeof *s->logits, "logits", err));
+    TRY(mem_new(&s->p, K, sizeof *s->p, "probabilities", err));
     return mem_new(&s->order, K, sizeof *s->order, "the labels", err);
 }
 
@@ -257,8 +275,12 @@ const Command predict_cmd = {
         "zstd);\n"
         "without one, or with -, stdin is read. Each line's answer, in the order of the lines:\n"
         "  {\"id\": ..., \"label\": \"math\", \"score\": 0.98, \"scores\": {\"math\": 0.98, ...},\n"
-        "   \"tokens\": 12, \"truncated\": false}\n"
-        "(id only where the line has one). Blank lines of JSONL have no answer.\n\n"
+        "   \"decision\": \"math\", \"abstained\": false, \"tokens\": 12, \"truncated\": false}\n"
+        "(id only where the line has one). Where `router calibrate` has left a threshold, \"decision\" may "
+        "be\n"
+        "\"abstain\", \"confidence\" is what was compared with it, and \"fallback\" is the label to send "
+        "the\n"
+        "prompt to. Blank lines of JSONL have no answer.\n\n"
         "Examples:\n"
         "  router predict router.safetensors prompts.jsonl > answers.jsonl\n"
         "  echo 'why is the sky blue?' | router predict runs/first --lines --top 1\n",

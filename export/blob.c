@@ -12,6 +12,7 @@
 #include "core/mem.h"
 #include "core/sha256.h"
 #include "core/text.h"
+#include "export/blob_rule.h"
 #include "export/hexfloat.h"
 
 #define DIGEST_KEY "router.header_sha256"
@@ -133,13 +134,11 @@ static const struct {
     size_t offset;
 } FLOATS[] = {
     {"router.layer_norm_eps", offsetof(BlobConfig, layer_norm_eps)},
-    {"router.temperature", offsetof(BlobConfig, temperature)},
 };
 
 static const struct {
     const char *key, *value;
 } FIXED[] = {
-    {"router.required", "int8-rows f16-positions"},
     {"router.architecture", "deberta-v3"},
     {"router.byte_order", "little"},
     {"router.activation", "gelu-erf"},
@@ -163,6 +162,10 @@ const char *blob_metadata(const Blob *blob, const char *key) {
     const SafetensorsPair *found =
         bsearch(&wanted, blob->header.metadata, blob->header.metadata_count, sizeof wanted, by_key);
     return found ? found->value : NULL;
+}
+
+static const char *metadata(const void *blob, const char *key) {
+    return blob_metadata(blob, key);
 }
 
 static ErrCode need(const char **out, const Blob *blob, const char *key, Err *err) {
@@ -204,8 +207,8 @@ static ErrCode check_format(const Blob *blob, Err *err) {
     return ERR_OK;
 }
 
-/* Values that a later minor version may extend would be words of router.required; these must be as they are.
- */
+/* What a later minor version extends is a word of router.required (export/blob_rule.c); these must be as they
+ * are. */
 static ErrCode check_fixed(const Blob *blob, Err *err) {
     for (size_t i = 0; i < COUNT(FIXED); i++) {
         const char *text;
@@ -281,7 +284,8 @@ static ErrCode read_config(Blob *blob, Err *err) {
         if (specials[i] >= c->vocab_size)
             return err_set(err, ERR_FORMAT, "a special id is %d, but there are %d embeddings", specials[i],
                            c->vocab_size);
-    return read_labels(blob, err);
+    TRY(read_labels(blob, err));
+    return blob_rule_read(&c->decide, metadata, blob, blob->labels, c->num_labels, err);
 }
 
 /* ---- the tensor table ---- */
@@ -573,6 +577,7 @@ void blob_close(Blob *blob) {
         mem_free(blob->bytes);
     mem_free(blob->data);
     mem_free(blob->labels);
+    decide_free(&blob->config.decide);
     *blob = (Blob){0};
 }
 
@@ -613,6 +618,26 @@ static void put_pair(Draft *d, const char *key, const char *value) {
     d->pairs[d->pair_count++] = (SafetensorsPair){keep(d, key), keep(d, value), 0};
 }
 
+static void put_rule_pair(void *draft, const char *key, const char *value) {
+    put_pair(draft, key, value);
+}
+
+bool blob_writes(const char *key) {
+    static const char *const OTHERS[] = {DIGEST_KEY, "router.format", "router.plain_text"};
+    static const char *const BEGINNINGS[] = {"router.label.", "router.sha256."};
+    for (size_t i = 0; i < COUNT(OTHERS); i++)
+        if (strcmp(key, OTHERS[i]) == 0) return true;
+    for (size_t i = 0; i < COUNT(BEGINNINGS); i++)
+        if (strncmp(key, BEGINNINGS[i], strlen(BEGINNINGS[i])) == 0) return true;
+    for (size_t i = 0; i < COUNT(FIXED); i++)
+        if (strcmp(key, FIXED[i].key) == 0) return true;
+    for (size_t i = 0; i < COUNT(NUMBERS); i++)
+        if (strcmp(key, NUMBERS[i].key) == 0) return true;
+    for (size_t i = 0; i < COUNT(FLOATS); i++)
+        if (strcmp(key, FLOATS[i].key) == 0) return true;
+    return blob_rule_writes(key);
+}
+
 static void put_config(Draft *d, const BlobConfig *c, const char *const *labels) {
     put_pair(d, DIGEST_KEY, ZEROS);
     put_pair(d, "router.format", BLOB_FORMAT);
@@ -633,6 +658,7 @@ static void put_config(Draft *d, const BlobConfig *c, const char *const *labels)
         put_pair(d, FLOATS[i].key, buf.data ? buf.data : "");
         buf_free(&buf);
     }
+    if (!blob_rule_write(&c->decide, labels, c->num_labels, put_rule_pair, d)) d->failed = true;
     put_pair(d, "router.plain_text", c->plain_text ? "true" : "false");
     for (int i = 0; i < c->num_labels; i++) {
         (void)snprintf(text, sizeof text, "router.label.%d", i);
@@ -698,8 +724,8 @@ static ErrCode put_file(Buf *out, const Draft *d, Err *err) {
 ErrCode blob_write(Buf *out, const BlobConfig *config, const char *const *labels, const void *const *data,
                    size_t spm_bytes, const SafetensorsPair *metadata, size_t metadata_count, Err *err) {
     const size_t tensors = blob_count(config);
-    const size_t own =
-        8 + COUNT(FIXED) + COUNT(NUMBERS) + COUNT(FLOATS) + (size_t)config->num_labels + tensors;
+    const size_t K = (size_t)config->num_labels;
+    const size_t own = 8 + COUNT(FIXED) + COUNT(NUMBERS) + COUNT(FLOATS) + K + blob_rule_pairs(K) + tensors;
     Draft d = {.string_max = 2 * own + 2 * tensors};
     ErrCode rc = mem_new(&d.pairs, own + metadata_count, sizeof *d.pairs, "the blob's metadata", err);
     if (rc != ERR_OK) goto done;

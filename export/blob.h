@@ -20,11 +20,12 @@
  * METADATA. Strings; counts are decimal without sign or leading zero; floats are C99 hexadecimal, such as
  * "0x1.8p-1". All keys begin with "router.":
  *
- *   format                  "1.0": MAJOR.MINOR. A reader refuses another major number, and ignores keys that
+ *   format                  "1.1": MAJOR.MINOR. A reader refuses another major number, and ignores keys that
  *                           it does not know. Anything that changes what is computed either raises the major
  *                           number or adds a word to
  *   required                words, separated by one space, that a reader must know or else refuse the file:
- *                           "int8-rows f16-positions"
+ *                           "int8-rows f16-positions", then those of "calibration-vector" and
+ *                           "decision-threshold" (since 1.1) that the file needs, in this order
  *   architecture            "deberta-v3"
  *   byte_order              "little"
  *   vocab_size              V, 1 .. 4194304
@@ -48,7 +49,15 @@
  *   special.pad .cls .sep .unk .mask
  *                           ids, as the tokenizer has them, below V (special.mask may be above it where
  *                           plain_text is "true": it then never occurs)
- *   temperature             float > 0: probabilities = softmax(logits / temperature)
+ *   temperature             float > 0; see DECISION
+ *   scale.0 .. scale.K-1    floats > 0, and
+ *   bias.0 .. bias.K-1      floats: with the word calibration-vector, and only then
+ *   decision.score          "max_probability", "margin", "entropy" or "energy": with the word
+ *                           decision-threshold, and only then, as the following
+ *   decision.threshold      float: for all labels; or instead of it
+ *   decision.threshold.0 .. decision.threshold.K-1
+ *                           floats: of each label
+ *   decision.fallback       a label, for prompts that are not answered; may be absent
  *   weights                 "int8 symmetric per output row"
  *   activations             "int8 symmetric per token, dynamic"
  *   golden.count            number of golden vectors, 0 .. 4096; for each I below it
@@ -59,9 +68,11 @@
  *   golden.tolerance        float: how far another implementation may be from golden.I.logits, as largest
  *                           |difference| / max(1, largest |logit|)
  *
- * and for people: tool, license (SPDX), description, date, source.* (digests of what it was made from), and
- * as JSON in one line train_config, metrics (a report of `router eval`, which names its set) and metrics.dev
- * (what training measured on its dev rows).
+ * and for people: tool, license (SPDX), description, date, source.* (digests of what it was made from),
+ * decision.policy (what the thresholds were chosen for, such as "precision=0.98"), and as JSON in one line
+ * decision.cost (the costs of that policy), train_config, metrics (a report of `router eval`, which names its
+ * set), metrics.dev (what training measured on its dev rows) and calibration (what `router calibrate` fitted, on
+ * which set, and what it measured).
  *
  * TENSORS, in this order. L(name, O, I) stands for three of them: name.weight I8 [O, I], name.weight_scale
  * F32 [O] (finite, > 0), name.bias F32 [O]. N(name) for two: name.weight F32 [H], name.bias F32 [H].
@@ -117,6 +128,24 @@
  * computed in float. An implementation that adds floats in another order, or has another exp or erf, agrees
  * within golden.tolerance: now and then an activation falls on the other side of a rounding border.
  *
+ * DECISION. From the logits l (K) of a text, in double precision (e and ln as exact as a good libm's):
+ *
+ *   z_k = l_k / temperature                          without the word calibration-vector
+ *   z_k = l_k / temperature * scale.k + bias.k       with it
+ *   p_k = e^(z_k - max z) / sum_j e^(z_j - max z)    the probabilities
+ *   label = the first k with the largest z_k
+ *
+ * and with the word decision-threshold, the score being rounded to float32:
+ *
+ *   score = p_label                                  "max_probability"
+ *           p_label - largest p of the other labels  "margin"; 0 where K = 1
+ *           1 + sum_k p_k ln p_k / ln K              "entropy"; 1 where K = 1; 0 ln 0 is 0
+ *           max l + ln sum_k e^(l_k - max l)         "energy": of the logits themselves
+ *   the decision is to abstain where score < threshold (of all labels, or threshold.label), else label
+ *
+ * Abstaining is no label: a prompt that is surely "other" is answered with "other". The fallback, where there
+ * is one, says to which label's expert such prompts go.
+ *
  * READING. What blob_open returns has been checked against all of the above but the golden vectors, the
  * tokenizer's inside, and numbers that overflow while computing. Sizes are checked before anything of their
  * size is allocated; digests are checked unless `trust` says otherwise. A digest does not stop an attacker
@@ -130,22 +159,24 @@
 #include <stdint.h>
 
 #include "core/threads.h"
+#include "export/decide.h"
 #include "model/safetensors.h"
 
-#define BLOB_FORMAT     "1.0"
+#define BLOB_FORMAT     "1.1"
 #define BLOB_HEADER_MAX ((uint64_t)64 << 20)
 #define BLOB_BYTES_MAX  ((uint64_t)16 << 30)
 #define BLOB_TOKENS_MAX 8192
 #define BLOB_LABEL_MAX  256
 #define BLOB_ALIGN      64
 
-/* The numbers of the metadata. */
+/* The numbers of the metadata. decide's arrays are the Blob's or the caller's. */
 typedef struct {
     int vocab_size, hidden_size, num_hidden_layers, num_attention_heads, intermediate_size;
     int position_buckets, max_relative_positions, num_labels, max_tokens;
     int pad, cls, sep, unk, mask;
     bool plain_text;
-    float layer_norm_eps, temperature;
+    float layer_norm_eps;
+    DecideRule decide;
 } BlobConfig;
 
 /* ---- the list of tensors ---- */
@@ -223,6 +254,9 @@ const char *blob_metadata(const Blob *blob, const char *key);
 ErrCode blob_write(Buf *out, const BlobConfig *config, const char *const *labels, const void *const *data,
                    size_t spm_bytes, const SafetensorsPair *metadata, size_t metadata_count,
                    Err *err) ERR_CHECKED;
+
+/* Whether blob_write writes this key itself, so that it must not be among the metadata it is given. */
+bool blob_writes(const char *key);
 
 /* The file as a zstd frame. */
 ErrCode blob_pack(Buf *out, const Buf *blob, Err *err) ERR_CHECKED;

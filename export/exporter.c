@@ -11,6 +11,7 @@
 #include "core/progress.h"
 #include "core/sha256.h"
 #include "export/blob.h"
+#include "export/decide_json.h"
 #include "export/hexfloat.h"
 #include "model/classifier.h"
 #include "tokenizer/tokenizer.h"
@@ -216,7 +217,23 @@ static ErrCode find_folder(Exporter *x, const char *folder, Err *err) {
                    folder);
 }
 
-/* The model's own rules for texts, from keys that are ours in its config.json. */
+/* What calibration left in config.json goes along as it is, though it was fitted on float logits. */
+static ErrCode read_decision(Exporter *x, const cJSON *root, Err *err) {
+    const Config *c = &x->classifier.config;
+    TRY(decide_json_read(&x->config.decide, root, (const char *const *)c->labels, c->num_labels, err));
+    const cJSON *decision = cJSON_GetObjectItemCaseSensitive(root, "router_decision");
+    const char *policy = NULL;
+    TRY(json_get_string(&policy, decision, "policy", err));
+    if (policy) TRY(add_pair(&x->pairs, "router.decision.policy", policy, err));
+    const cJSON *cost = cJSON_GetObjectItemCaseSensitive(decision, "cost");
+    if (cost) TRY(add_tree(x, "router.decision.cost", cost, "router_decision", err));
+    const cJSON *calibration = cJSON_GetObjectItemCaseSensitive(root, "router_calibration");
+    x->report->calibrated =
+        calibration || decision || cJSON_GetObjectItemCaseSensitive(root, "router_temperature");
+    return calibration ? add_tree(x, "router.calibration", calibration, "router_calibration", err) : ERR_OK;
+}
+
+/* The model's own rules for texts, and its decision rule, from keys that are ours in its config.json. */
 static ErrCode read_rules(Exporter *x, Err *err) {
     const int most = x->classifier.config.max_position_embeddings;
     int64_t n = most < MAX_TOKENS_DEFAULT ? most : MAX_TOKENS_DEFAULT;
@@ -228,6 +245,7 @@ static ErrCode read_rules(Exporter *x, Err *err) {
     if (rc == ERR_OK) {
         rc = json_get_int(&n, root, "router_max_length", 2, BLOB_TOKENS_MAX, err);
         if (rc == ERR_OK) rc = json_get_bool(&x->config.plain_text, root, "router_plain_text", err);
+        if (rc == ERR_OK) rc = read_decision(x, root, err);
         if (rc != ERR_OK) (void)err_context(err, rc, "%s", path);
     }
     cJSON_Delete(root);
@@ -261,8 +279,7 @@ static ErrCode open_folder(Exporter *x, const char *folder, Threads *threads, Er
                              .sep = special.sep,
                              .unk = special.unk,
                              .mask = special.mask,
-                             .layer_norm_eps = (float)c->layer_norm_eps,
-                             .temperature = 1.0f};
+                             .layer_norm_eps = (float)c->layer_norm_eps};
     return read_rules(x, err);
 }
 
@@ -512,6 +529,7 @@ ErrCode exporter_run(ExporterReport *report, const char *path, const char *folde
     classifier_close(&x.classifier);
     tokenizer_close(x.tokenizer);
     pairs_free(&x.pairs);
+    decide_free(&x.config.decide);
     arena_free(&x.arena);
     mem_free(x.data);
     buf_free(&x.blob);

@@ -32,6 +32,7 @@ typedef struct {
     uint64_t float_bytes;          /* of the weights in float32 */
     size_t tensors, layers, labels;
     int max_tokens;
+    bool calibrated; /* the folder's config.json had a calibration or thresholds, which went along */
     QuantError words, linears, positions; /* rounding of the embeddings, linear layers, position tables */
     double worst_relative;                /* of the tensor that lost most */
     char worst_name[96];

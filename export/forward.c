@@ -461,14 +461,3 @@ ErrCode forward_run(const Forward *f, ForwardSpace *space, float *logits, const 
         TRY(check_logits(logits + (size_t)*at * (size_t)c->num_labels, c->num_labels, err));
     return ERR_OK;
 }
-
-int forward_softmax(float *p, const float *logits, int K, float temperature) {
-    int best = 0;
-    for (int k = 0; k < K; k++) {
-        p[k] = logits[k] / temperature;
-        if (logits[k] > logits[best]) best = k;
-    }
-    const float total = lanes_baseline.exponentials(p, K);
-    for (int k = 0; k < K; k++) p[k] /= total;
-    return best;
-}

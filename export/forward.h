@@ -56,13 +56,11 @@ typedef struct {
 
 void forward_space_free(ForwardSpace *space);
 
-/* logits (count, K) of `count` texts, count >= 1, computed together on `threads` (NULL: here).
+/* logits (count, K) of `count` texts, count >= 1, computed together on `threads` (NULL: here). What the
+ * classifier took them from, gelu(pooler.dense(...)), is then in space->y (count, H).
  * ERR_ARGUMENT: a text has not 1 .. max_tokens ids, or an id is not below the vocabulary; ERR_NUMERIC: a
  * logit is not finite; ERR_MEMORY. *failed (may be NULL) is the first text that is at fault. */
 ErrCode forward_run(const Forward *forward, ForwardSpace *space, float *logits, const ForwardText *texts,
                     int count, Threads *threads, int *failed, Err *err) ERR_CHECKED;
-
-/* p = softmax(logits / temperature) over K values; returns the index of the largest, the first of equals. */
-int forward_softmax(float *p, const float *logits, int K, float temperature);
 
 #endif

@@ -56,15 +56,6 @@ static void put_text(Buf *out, const char *name, const char *value, size_t max) 
     buf_printf(out, "  %-20s %s\n", name, text_excerpt(shown, max, value, strlen(value)));
 }
 
-static void put_labels(Buf *out, const Blob *b) {
-    buf_printf(out, "labels (%d)\n", b->config.num_labels);
-    for (int k = 0; k < b->config.num_labels; k++) {
-        char shown[BLOB_LABEL_MAX + 4];
-        buf_printf(out, "  %4d  %s\n", k,
-                   text_excerpt(shown, BLOB_LABEL_MAX, b->labels[k], strlen(b->labels[k])));
-    }
-}
-
 static void put_model(Buf *out, const Blob *b) {
     const BlobConfig *c = &b->config;
     buf_puts(out, "model\n");
@@ -81,7 +72,41 @@ static void put_model(Buf *out, const Blob *b) {
     buf_printf(out, "  %-20s %s, %zu bytes; ids [PAD] %d [CLS] %d [SEP] %d [UNK] %d [MASK] %d\n", "tokenizer",
                "sentencepiece", b->spm_bytes, c->pad, c->cls, c->sep, c->unk, c->mask);
     buf_printf(out, "  %-20s %s\n", "special strings", c->plain_text ? "are text" : "are tokens");
-    buf_printf(out, "  %-20s %g\n", "temperature", (double)c->temperature);
+}
+
+/* Per label: what the calibration vector and the thresholds are, where there are any. */
+static void put_labels(Buf *out, const Blob *b) {
+    const DecideRule *rule = &b->config.decide;
+    buf_printf(out, "labels (%d)\n", b->config.num_labels);
+    for (int k = 0; k < b->config.num_labels; k++) {
+        char shown[BLOB_LABEL_MAX + 4];
+        buf_printf(out, "  %4d  %s", k,
+                   text_excerpt(shown, BLOB_LABEL_MAX, b->labels[k], strlen(b->labels[k])));
+        if (rule->vector)
+            buf_printf(out, "  scale %.6g, bias %.6g", (double)rule->scale[k], (double)rule->bias[k]);
+        if (rule->per_class) buf_printf(out, "  threshold %.6g", (double)rule->threshold[k]);
+        buf_puts(out, "\n");
+    }
+}
+
+static void put_decision(Buf *out, const Blob *b) {
+    const DecideRule *rule = &b->config.decide;
+    buf_puts(out, "decision\n");
+    buf_printf(out, "  %-20s %g%s\n", "temperature", (double)rule->temperature,
+               rule->vector ? ", and a scale and bias for each label" : "");
+    if (rule->score == DECIDE_ALWAYS) {
+        buf_printf(out, "  %-20s never\n", "abstains");
+    } else if (rule->per_class) {
+        buf_printf(out, "  %-20s where %s is below the label's threshold\n", "abstains",
+                   decide_score_name(rule->score));
+    } else {
+        buf_printf(out, "  %-20s where %s is below %.9g\n", "abstains", decide_score_name(rule->score),
+                   (double)rule->threshold[0]);
+    }
+    if (rule->score != DECIDE_ALWAYS)
+        put_text(out, "fallback", rule->fallback < 0 ? "none" : b->labels[rule->fallback], BLOB_LABEL_MAX);
+    put_text(out, "policy", blob_metadata(b, "router.decision.policy"), 200);
+    put_text(out, "calibration", blob_metadata(b, "router.calibration"), 600);
 }
 
 static void put_tensors(Buf *out, const Blob *b) {
@@ -101,6 +126,7 @@ static void put_summary(Buf *out, const Blob *b, const char *path, const Inspect
     buf_puts(out, o->verify ? "  digests: all as stated\n" : "  digests: not checked\n");
     put_text(out, "description", blob_metadata(b, "router.description"), 1200);
     put_model(out, b);
+    put_decision(out, b);
     put_labels(out, b);
     buf_puts(out, "made\n");
     static const char *const KEYS[][2] = {

@@ -1,6 +1,7 @@
 #include "export/librouter.h"
 
 #include <limits.h>
+#include <math.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -9,6 +10,7 @@
 
 #include "core/cpu.h"
 #include "core/mem.h"
+#include "export/decide.h"
 #include "export/forward.h"
 #include "tokenizer/tokenizer.h"
 
@@ -30,7 +32,8 @@ typedef struct Desk {
     ForwardText texts[GROUP_TEXTS];
     size_t which[GROUP_TEXTS]; /* their numbers in the batch */
     int count, room;           /* texts; that logits has room for */
-    float *logits; /* (room + 1, K): of each text, and probabilities where the caller wants none */
+    float *logits;             /* (room, K) */
+    double *p;                 /* (K): probabilities of one text */
 } Desk;
 
 struct Router {
@@ -127,6 +130,7 @@ static void desk_free(Desk *desk) {
     forward_space_free(&desk->space);
     buf_free(&desk->ids);
     mem_free(desk->logits);
+    mem_free(desk->p);
     mem_free(desk);
 }
 
@@ -164,12 +168,13 @@ static void desk_return(Router *r, Desk *desk) {
 }
 
 static ErrCode desk_room(Desk *desk, const Router *r, Err *err) {
+    const size_t K = (size_t)r->blob.config.num_labels;
+    if (!desk->p) TRY(mem_new(&desk->p, K, sizeof *desk->p, "the probabilities", err));
     if (desk->logits && desk->count <= desk->room) return ERR_OK;
     const int room = desk->count < 2 ? 1 : GROUP_TEXTS;
     mem_free(desk->logits);
     desk->logits = NULL;
-    TRY(mem_new(&desk->logits, (size_t)room + 1, (size_t)r->blob.config.num_labels * sizeof *desk->logits,
-                "the logits", err));
+    TRY(mem_new(&desk->logits, (size_t)room, K * sizeof *desk->logits, "the logits", err));
     desk->room = room;
     return ERR_OK;
 }
@@ -252,6 +257,20 @@ static bool gather(Batch *b, Desk *desk) {
     return desk->count > 0 || (most > 0 && i < b->count);
 }
 
+/* Everything of the answer but tokens and truncated. p (K): working memory; probabilities may be NULL. */
+static void answer_logits(const Router *r, RouterAnswer *answer, double *p, float *probabilities,
+                          const float *logits) {
+    const DecideRule *rule = &r->blob.config.decide;
+    const int K = r->blob.config.num_labels;
+    const DecideAnswer decided = decide(p, logits, K, rule);
+    answer->label = decided.label;
+    answer->probability = (float)p[decided.label];
+    answer->abstained = decided.abstained;
+    answer->fallback = rule->fallback;
+    answer->score = decided.score;
+    for (int k = 0; probabilities && k < K; k++) probabilities[k] = (float)p[k];
+}
+
 static void answer_group(Batch *b, Desk *desk) {
     const Router *r = b->router;
     const size_t K = (size_t)r->blob.config.num_labels;
@@ -267,10 +286,8 @@ static void answer_group(Batch *b, Desk *desk) {
     }
     for (size_t t = 0; t < (size_t)desk->count; t++) {
         const size_t i = desk->which[t];
-        float *p = b->probabilities ? b->probabilities + i * K : desk->logits + (size_t)desk->room * K;
-        RouterAnswer *answer = &b->answers[i];
-        answer->label = forward_softmax(p, desk->logits + t * K, (int)K, r->blob.config.temperature);
-        answer->probability = p[answer->label];
+        answer_logits(r, &b->answers[i], desk->p, b->probabilities ? b->probabilities + i * K : NULL,
+                      desk->logits + t * K);
     }
 }
 
@@ -341,7 +358,7 @@ int router_classify_batch(Router *r, const char *const *texts, const size_t *len
     return answer_of(b.rc, &b.err, error, error_bytes);
 }
 
-/* ---- the halves, and questions ---- */
+/* ---- the parts, and questions ---- */
 
 int router_encode(Router *r, const char *text, size_t n, int32_t *ids, size_t capacity, size_t *count,
                   int *truncated, char *error, size_t error_bytes) {
@@ -362,7 +379,8 @@ int router_encode(Router *r, const char *text, size_t n, int32_t *ids, size_t ca
     return answer_of(rc, &err, error, error_bytes);
 }
 
-int router_logits(Router *r, const int32_t *ids, size_t n, float *logits, char *error, size_t error_bytes) {
+static int compute(Router *r, const int32_t *ids, size_t n, float *logits, float *pooled, char *error,
+                   size_t error_bytes) {
     Err err = {0};
     Desk *desk;
     if (!r || !ids || !logits)
@@ -374,6 +392,41 @@ int router_logits(Router *r, const int32_t *ids, size_t n, float *logits, char *
     const ForwardText one = {ids, n > INT_MAX ? INT_MAX : (int)n};
     rc = forward_run(&r->forward, &desk->space, logits, &one, 1, threads, NULL, &err);
     threads_return(r, threads);
+    if (rc == ERR_OK && pooled)
+        memcpy(pooled, desk->space.y, (size_t)r->blob.config.hidden_size * sizeof *pooled);
+    desk_return(r, desk);
+    return answer_of(rc, &err, error, error_bytes);
+}
+
+int router_logits(Router *r, const int32_t *ids, size_t n, float *logits, char *error, size_t error_bytes) {
+    return compute(r, ids, n, logits, NULL, error, error_bytes);
+}
+
+int router_pooled(Router *r, const int32_t *ids, size_t n, float *logits, float *pooled, char *error,
+                  size_t error_bytes) {
+    Err err = {0};
+    if (!pooled) return answer_of(err_set(&err, ERR_ARGUMENT, "pooled is NULL"), &err, error, error_bytes);
+    return compute(r, ids, n, logits, pooled, error, error_bytes);
+}
+
+int router_width(const Router *r) {
+    return r ? r->blob.config.hidden_size : 0;
+}
+
+int router_decide(Router *r, const float *logits, RouterAnswer *answer, float *probabilities, char *error,
+                  size_t error_bytes) {
+    Err err = {0};
+    Desk *desk;
+    ErrCode rc =
+        r && logits && answer ? ERR_OK : err_set(&err, ERR_ARGUMENT, "router, logits or answer is NULL");
+    for (int k = 0; rc == ERR_OK && k < r->blob.config.num_labels; k++)
+        if (!isfinite(logits[k])) rc = err_set(&err, ERR_ARGUMENT, "logit %d is not a finite number", k);
+    if (rc == ERR_OK) rc = desk_take(&desk, r, &err);
+    if (rc != ERR_OK) return answer_of(rc, &err, error, error_bytes);
+    desk->count = 1;
+    rc = desk_room(desk, r, &err);
+    *answer = (RouterAnswer){0};
+    if (rc == ERR_OK) answer_logits(r, answer, desk->p, probabilities, logits);
     desk_return(r, desk);
     return answer_of(rc, &err, error, error_bytes);
 }

@@ -14,7 +14,8 @@
  *         const char *text = "Integrate x^2 e^x from 0 to 1.";
  *         int rc = router_classify(router, text, ROUTER_TERMINATED, &answer, NULL, error, sizeof error);
  *         if (rc == ROUTER_OK)
- *             printf("%s %.3f\n", router_label(router, answer.label), answer.probability);
+ *             printf("%s %.3f%s\n", router_label(router, answer.label), answer.probability,
+ *                    answer.abstained ? " (too unsure to say)" : "");
  *         else
  *             fprintf(stderr, "%s\n", error);
  *         router_close(router);
@@ -50,7 +51,7 @@ extern "C" {
 #define ROUTER_API
 #endif
 
-#define LIBROUTER_VERSION  "0.1.0"
+#define LIBROUTER_VERSION  "0.2.0"
 #define ROUTER_ERROR_BYTES 1024         /* enough for any message */
 #define ROUTER_TERMINATED  ((size_t)-1) /* as a length: the text ends at its NUL */
 
@@ -76,11 +77,17 @@ typedef struct {
                        router_close: cutting it short ends the process. A packed file is read as ever. */
 } RouterOptions;
 
+/* Since 0.2.0 with the decision: programs must be compiled with the header of the library that they run with,
+ * for as long as the version is below 1. */
 typedef struct {
     int label;         /* the most probable one: 0 .. router_label_count() - 1 */
-    float probability; /* of it */
+    float probability; /* of it, calibrated */
     int tokens;        /* that the model saw, [CLS] and [SEP] included */
     int truncated;     /* 1 when the text had more */
+    int abstained;     /* 1 when the blob has a threshold and the score is below it: label is then only what
+                          would have been said */
+    int fallback;      /* the label whose expert the blob names for such prompts; -1: it names none */
+    float score; /* how sure the answer is, by the score of the blob's threshold; without: probability */
 } RouterAnswer;
 
 /* Opens a blob: a file, or n bytes (copied), plain or packed. options may be NULL. Close with router_close.
@@ -115,13 +122,23 @@ ROUTER_API int router_max_tokens(const Router *router);
 /* Value of a metadata key of the blob ("router.license"), or NULL; lives as long as the router. */
 ROUTER_API const char *router_metadata(const Router *router, const char *key);
 
-/* The two halves of router_classify. Ids of a text, at most `capacity` of them are stored
+/* The parts of router_classify. Ids of a text, at most `capacity` of them are stored
  * (router_max_tokens() is always enough); *count is how many there are after truncation. Logits
  * (router_label_count() numbers, before the temperature) of 1 .. router_max_tokens() ids. */
 ROUTER_API int router_encode(Router *router, const char *text, size_t n, int32_t *ids, size_t capacity,
                              size_t *count, int *truncated, char *error, size_t error_bytes);
 ROUTER_API int router_logits(Router *router, const int32_t *ids, size_t n, float *logits, char *error,
                              size_t error_bytes);
+
+/* The same with the vector that the classifier made the logits of: router_width() numbers. */
+ROUTER_API int router_pooled(Router *router, const int32_t *ids, size_t n, float *logits, float *pooled,
+                             char *error, size_t error_bytes);
+ROUTER_API int router_width(const Router *router);
+
+/* Calibrated probabilities (or NULL) and the decision from finite logits; answer's tokens and truncated are 0.
+ */
+ROUTER_API int router_decide(Router *router, const float *logits, RouterAnswer *answer, float *probabilities,
+                             char *error, size_t error_bytes);
 
 /* Name of the kernels that this processor's instructions allow: "amx", "avx512vnni", "avxvnni", "avx2",
  * "neon", "portable". */

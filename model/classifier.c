@@ -61,6 +61,7 @@ static int by_length(const void *a, const void *b) {
 typedef struct {
     Order *order;
     int32_t *ids, *start;
+    float *vectors; /* (micro_sequences, H): of a batch, where they are wanted */
 } Packing;
 
 /* Packs sequences of `order` from `from` on, as many as fit; returns the next. */
@@ -79,15 +80,39 @@ static size_t pack(Packed *out, const Packing *p, const Deberta *d, const int32_
     return i;
 }
 
+/* Puts a batch's answers, of the sequences order[0 .. packed->S-1], into their places. */
+static ErrCode scatter(const Classifier *c, const Packing *p, const Order *order, int S, float *logits,
+                       float *vectors, Err *err) {
+    const size_t K = (size_t)c->config.num_labels, H = (size_t)c->config.hidden_size;
+    const real *found = deberta_logits(&c->model);
+    if (vectors) deberta_pooled(&c->model, p->vectors);
+    for (size_t i = 0; i < (size_t)S; i++) {
+        float *out = logits + order[i].index * K;
+        memcpy(out, found + i * K, K * sizeof *out);
+        if (vectors) memcpy(vectors + order[i].index * H, p->vectors + i * H, H * sizeof *vectors);
+        for (size_t k = 0; k < K; k++)
+            if (!isfinite(out[k]))
+                return err_set(err, ERR_NUMERIC, "sequence %u: logit %zu is not finite", order[i].index, k);
+    }
+    return ERR_OK;
+}
+
 ErrCode classifier_logits(Classifier *c, float *logits, const int32_t *const *ids, const int *lengths,
                           size_t count, Err *err) {
-    const size_t K = (size_t)c->config.num_labels;
+    return classifier_pooled(c, logits, NULL, ids, lengths, count, err);
+}
+
+ErrCode classifier_pooled(Classifier *c, float *logits, float *vectors, const int32_t *const *ids,
+                          const int *lengths, size_t count, Err *err) {
     Deberta *d = &c->model;
     Packing p = {0};
     ErrCode rc = mem_new(&p.order, count, sizeof *p.order, "sequences", err);
     if (rc == ERR_OK) rc = mem_new(&p.ids, (size_t)d->limits.micro_tokens, sizeof *p.ids, "sequences", err);
     if (rc == ERR_OK)
         rc = mem_new(&p.start, (size_t)d->limits.micro_sequences + 1, sizeof *p.start, "sequences", err);
+    if (rc == ERR_OK && vectors)
+        rc = mem_new(&p.vectors, (size_t)d->limits.micro_sequences,
+                     (size_t)c->config.hidden_size * sizeof *p.vectors, "vectors", err);
     if (rc != ERR_OK) goto done;
     for (size_t i = 0; i < count; i++) p.order[i] = (Order){lengths[i], (uint32_t)i};
     qsort(p.order, count, sizeof *p.order, by_length);
@@ -97,15 +122,7 @@ ErrCode classifier_logits(Classifier *c, float *logits, const int32_t *const *id
         Packed packed;
         const size_t next = pack(&packed, &p, d, ids, at, count);
         deberta_forward(d, &packed);
-        const real *found = deberta_logits(d);
-        for (size_t i = at; i < next; i++) {
-            float *out = logits + p.order[i].index * K;
-            memcpy(out, found + (i - at) * K, K * sizeof *out);
-            for (size_t k = 0; k < K && rc == ERR_OK; k++)
-                if (!isfinite(out[k]))
-                    rc = err_set(err, ERR_NUMERIC, "sequence %u: logit %zu is not finite", p.order[i].index,
-                                 k);
-        }
+        rc = scatter(c, &p, p.order + at, packed.S, logits, vectors, err);
         at = next;
     }
     if (rc == ERR_OK) rc = c->ops.sync(&c->ops, err);
@@ -113,5 +130,6 @@ done:
     mem_free(p.order);
     mem_free(p.ids);
     mem_free(p.start);
+    mem_free(p.vectors);
     return rc;
 }

@@ -27,4 +27,8 @@ void classifier_close(Classifier *c);
 ErrCode classifier_logits(Classifier *c, float *logits, const int32_t *const *ids, const int *lengths,
                           size_t count, Err *err) ERR_CHECKED;
 
+/* The same with the pooled vectors (count, H) that the logits were taken from, unless vectors is NULL. */
+ErrCode classifier_pooled(Classifier *c, float *logits, float *vectors, const int32_t *const *ids,
+                          const int *lengths, size_t count, Err *err) ERR_CHECKED;
+
 #endif

@@ -371,6 +371,11 @@ const real *deberta_logits(const Deberta *d) {
     return d->host_logits;
 }
 
+void deberta_pooled(const Deberta *d, real *out) {
+    d->ops->get(d->ops, out, d->pooled_drop,
+                (size_t)d->packed.S * (size_t)d->config.hidden_size * sizeof *out);
+}
+
 void deberta_loss(Deberta *d, const real *target, const real *weight, real scale) {
     const int S = d->packed.S, K = d->config.num_labels;
     assert(d->losses + S <= d->limits.micro_sequences);

@@ -130,6 +130,9 @@ void deberta_forward(Deberta *d, const Packed *packed);
 /* Logits (S,K) of the last forward, until the next; waits. */
 const real *deberta_logits(const Deberta *d);
 
+/* Likewise what the classifier took them from, (S,H), into out. */
+void deberta_pooled(const Deberta *d, real *out);
+
 /* Loss of the last forward: per row, times weight[s] (NULL: 1). target (S,K) sums to 1 per row (or is the number to
  * predict when K = 1). scale multiplies the gradients: 1 / (rows or weights of the whole step) gives the mean. Writes
  * d->dlogits, which deberta_backward starts from. Does not wait. */

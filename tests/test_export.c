@@ -406,13 +406,16 @@ static void test_router(void **state) {
         size_t count;
         int cut;
         float logits[3], q[3];
+        RouterAnswer from_logits;
         assert_int_equal(router_encode(router, c.texts[i], c.lengths[i], ids, 33, &count, &cut, NULL, 0),
                          ROUTER_OK);
         assert_true((int)count == a->tokens && cut == a->truncated && ids[0] == 1 && ids[count - 1] == 2);
         assert_true(!cut || count == 33);
         truncated += cut;
         assert_int_equal(router_logits(router, ids, count, logits, NULL, 0), ROUTER_OK);
-        assert_int_equal(forward_softmax(q, logits, 3, 1.0f), a->label);
+        assert_int_equal(router_decide(router, logits, &from_logits, q, NULL, 0), ROUTER_OK);
+        assert_true(from_logits.label == a->label && from_logits.score == a->score);
+        assert_true(!a->abstained && a->fallback == -1 && a->score == a->probability);
         assert_memory_equal(p, q, sizeof q);
     }
     assert_true(truncated > 0 && truncated < TEXTS);
@@ -527,7 +530,7 @@ static void test_router_questions(void **state) {
     assert_null(router_label(router, 3));
     assert_null(router_label(router, -1));
     assert_int_equal(router_max_tokens(router), 5);
-    assert_string_equal(router_metadata(router, "router.format"), "1.0");
+    assert_string_equal(router_metadata(router, "router.format"), "1.1");
     assert_null(router_metadata(router, "no such key"));
     assert_string_equal(router_version(), LIBROUTER_VERSION);
     assert_string_equal(router_kernels(router), int8_pick(cpu_features())->name);
@@ -680,11 +683,11 @@ static void test_hostile_header(void **state) {
     static const struct {
         const char *from, *to, *message;
     } CASES[] = {
-        {"router.format\":\"1.0", "router.format\":\"2.0",
-         "metadata router.format: found \"2.0\", expected 1.x (this program writes 1.0); a newer router may "
+        {"router.format\":\"1.1", "router.format\":\"2.0",
+         "metadata router.format: found \"2.0\", expected 1.x (this program writes 1.1); a newer router may "
          "read it"},
-        {"router.format\":\"1.0", "router.format\":\"1.7", NULL},
-        {"\"router.format\":\"1.0\",", "\"router.format\":\"1.0\",\"router.new\":\"ignored\",", NULL},
+        {"router.format\":\"1.1", "router.format\":\"1.7", NULL},
+        {"\"router.format\":\"1.1\",", "\"router.format\":\"1.1\",\"router.new\":\"ignored\",", NULL},
         {"router.format", "router.fermat", "metadata router.format is missing"},
         {"int8-rows f16-positions", "int8-rows f16-positions int4",
          "metadata router.required: found \"int8-rows f16-positions int4\", expected \"int8-rows "

@@ -32,7 +32,7 @@ static inline BlobConfig tiny_config(void) {
                         .mask = TINY_FIRST + TINY_COUNT,
                         .plain_text = true,
                         .layer_norm_eps = 1e-7f,
-                        .temperature = 1.0f};
+                        .decide.temperature = 1.0f};
 }
 
 static inline void tiny_fill(void *to, const BlobSpec *spec, size_t n, uint64_t key) {

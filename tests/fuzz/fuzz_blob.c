@@ -35,7 +35,8 @@ static void ask(Router *router, const char *text, size_t n) {
             total += (double)p[k];
         }
         if (fabs(total - 1) > 1e-3 || answer.tokens < 2 || answer.tokens > router_max_tokens(router)) abort();
-        if (!router_label(router, answer.label)) abort();
+        if (!router_label(router, answer.label) || !isfinite(answer.score)) abort();
+        if (answer.fallback < -1 || answer.fallback >= K) abort();
     } else if (rc != ROUTER_NUMERIC) {
         abort();
     }

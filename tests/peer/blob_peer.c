@@ -3,9 +3,11 @@
  * digest, computes the golden vectors from their ids in plain sequential float arithmetic and compares the
  * logits.
  *
- * usage: blob_peer FILE [--logits] [--float]
+ * usage: blob_peer FILE [--logits] [--float] [--decide <LOGITS]
  *   --logits  prints the logits that it computed, a line per golden vector
  *   --float   leaves the activations in float, where the specification rounds them to 8 bits (no comparison)
+ *   --decide  instead of computing golden vectors, reads logits from stdin and prints of each K of them the
+ *             label, 1 where the decision is to abstain, the fallback (or -), and the score
  * Exit status: 0 all agrees, 1 something does not (said on stderr), 2 wrong usage. */
 #include <math.h>
 #include <stdint.h>
@@ -491,24 +493,102 @@ static double golden(size_t i, int print) {
     return worst / size;
 }
 
+/* ---- the decision, from header values ---- */
+
+static int has(const char *key) {
+    for (size_t i = 0; i < pair_count; i++)
+        if (strcmp(pairs[i].key, key) == 0) return 1;
+    return 0;
+}
+
+static double numbered(const char *prefix, size_t k) {
+    char key[64];
+    (void)snprintf(key, sizeof key, "%s.%zu", prefix, k);
+    return strtod(meta(key), NULL);
+}
+
+static int word(const char *wanted) {
+    const char *words = meta("router.required"), *at = strstr(words, wanted);
+    const size_t n = strlen(wanted);
+    return at && at > words && at[-1] == ' ' && (at[n] == 0 || at[n] == ' ');
+}
+
+static float score_of(const char *kind, const float *logits, const double *p, size_t label) {
+    double second = 0, certain = 0, top = (double)logits[0], total = 0;
+    for (size_t k = 0; k < K; k++) {
+        if (k != label) second = fmax(second, p[k]);
+        if (p[k] > 0) certain += p[k] * log(p[k]);
+        top = fmax(top, (double)logits[k]);
+    }
+    for (size_t k = 0; k < K; k++) total += exp((double)logits[k] - top);
+    if (strcmp(kind, "margin") == 0) return (float)(K > 1 ? p[label] - second : 0);
+    if (strcmp(kind, "entropy") == 0) return (float)(K > 1 ? 1 + certain / log((double)K) : 1);
+    if (strcmp(kind, "energy") == 0) return (float)(top + log(total));
+    if (strcmp(kind, "max_probability") != 0) die("an unknown score", kind);
+    return (float)p[label];
+}
+
+/* Prints label, whether it abstains, the fallback's name and the score for K logits. */
+static void decide(const float *logits) {
+    const double temperature = strtod(meta("router.temperature"), NULL);
+    const int vector = word("calibration-vector"), threshold = word("decision-threshold");
+    double *p = need(K * sizeof *p), total = 0;
+    size_t label = 0;
+    for (size_t k = 0; k < K; k++) {
+        p[k] = (double)logits[k] / temperature;
+        if (vector) p[k] = p[k] * numbered("router.scale", k) + numbered("router.bias", k);
+        if (p[k] > p[label]) label = k;
+    }
+    const double most = p[label];
+    for (size_t k = 0; k < K; k++) total += p[k] = exp(p[k] - most);
+    for (size_t k = 0; k < K; k++) p[k] /= total;
+    const float score =
+        score_of(threshold ? meta("router.decision.score") : "max_probability", logits, p, label);
+    double least = -HUGE_VAL;
+    if (threshold)
+        least = has("router.decision.threshold") ? strtod(meta("router.decision.threshold"), NULL)
+                                                 : numbered("router.decision.threshold", label);
+    const char *fallback = has("router.decision.fallback") ? meta("router.decision.fallback") : "-";
+    (void)printf("%zu %d %s %a\n", label, (double)score < least, fallback, (double)score);
+    free(p);
+}
+
+/* Lines of K numbers, one blank between, from stdin. */
+static void decide_all(void) {
+    float *logits = need(K * sizeof *logits);
+    for (size_t k = 0;; k = (k + 1) % K) {
+        char text[64];
+        if (scanf("%63s", text) != 1) break; /* NOLINT(cert-err34-c): the number is read by strtof */
+        logits[k] = strtof(text, NULL);
+        if (k + 1 == K) decide(logits);
+    }
+    free(logits);
+}
+
 int main(int argc, char **argv) {
-    int print = 0;
+    int print = 0, decisions = 0;
     for (int i = 2; i < argc; i++) {
         if (strcmp(argv[i], "--logits") == 0)
             print = 1;
         else if (strcmp(argv[i], "--float") == 0)
             float_activations = 1;
+        else if (strcmp(argv[i], "--decide") == 0)
+            decisions = 1;
         else
             argc = 0;
     }
     if (argc < 2) {
-        (void)fprintf(stderr, "usage: blob_peer FILE [--logits] [--float]\n");
+        (void)fprintf(stderr, "usage: blob_peer FILE [--logits] [--float] [--decide <LOGITS]\n");
         return 2;
     }
     load(argv[1]);
     check_tensors();
     if (strncmp(meta("router.format"), "1.", 2) != 0) die("another major format", meta("router.format"));
-    if (strcmp(meta("router.required"), "int8-rows f16-positions") != 0) die("unknown features", NULL);
+    char known[96];
+    (void)snprintf(known, sizeof known, "int8-rows f16-positions%s%s",
+                   word("calibration-vector") ? " calibration-vector" : "",
+                   word("decision-threshold") ? " decision-threshold" : "");
+    if (strcmp(meta("router.required"), known) != 0) die("unknown features", meta("router.required"));
     V = meta_number("router.vocab_size");
     H = meta_number("router.hidden_size");
     LAYERS = meta_number("router.num_hidden_layers");
@@ -518,6 +598,10 @@ int main(int argc, char **argv) {
     P = meta_number("router.max_relative_positions");
     K = meta_number("router.num_labels");
     eps = strtof(meta("router.layer_norm_eps"), NULL);
+    if (decisions) {
+        decide_all();
+        return 0;
+    }
     const double tolerance = strtod(meta("router.golden.tolerance"), NULL);
     const size_t count = meta_number("router.golden.count");
     double worst = 0;

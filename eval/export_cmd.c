@@ -1,11 +1,16 @@
-#include "export/export_cmd.h"
+#include "eval/export_cmd.h"
 
+#include "core/file.h"
+#include "core/mem.h"
+#include "data/shard.h"
+#include "eval/calibrate_model.h"
+#include "eval/calibrate_report.h"
 #include "export/exporter.h"
 
 typedef struct {
     char *out, *license, *description, *metrics;
     int64_t max_length, threads;
-    bool compress;
+    bool compress, calibrate;
 } ExportOptions;
 
 static const Flag FLAGS[] = {
@@ -22,6 +27,9 @@ static const Flag FLAGS[] = {
      "What to say about the model in the file."},
     {"metrics", NULL, FLAG_STRING, offsetof(ExportOptions, metrics), NULL, 0, 0, "FILE",
      "Report of `router eval --json` to take along; default: eval.json of the run."},
+    {"calibrate", NULL, FLAG_BOOL, offsetof(ExportOptions, calibrate), "true", 0, 0, NULL,
+     "Fit temperature and thresholds again, on the file's own logits of the run's calibration split; "
+     "--no-calibrate keeps what the folder has."},
     {"threads", NULL, FLAG_INT, offsetof(ExportOptions, threads), "0", 0, 1024, NULL,
      "Threads; 0 is one for each CPU."},
 };
@@ -52,6 +60,70 @@ static void put_report(Buf *out, const char *path, const ExporterReport *r) {
                c->float_worst, c->float_mean);
 }
 
+/* The calibration rows of the run's shard; none where there is no run. */
+static ErrCode read_rows(Rows *rows, const Predictor *p, const char *folder, Err *err) {
+    char *path = file_join(folder, "data.shard");
+    if (!path) return err_set(err, ERR_MEMORY, "out of memory for a path");
+    Shard *shard = NULL;
+    ErrCode rc = file_exists(path) ? shard_open(&shard, path, err) : ERR_OK;
+    if (rc == ERR_OK && shard)
+        rc =
+            rows_read_shard(rows, shard, SPLIT_CALIBRATION, true, predict_labels(p), predict_classes(p), err);
+    shard_close(shard);
+    mem_free(path);
+    return rc;
+}
+
+static ErrCode fit_again(Buf *text, bool *done, const char *path, const char *folder, Threads *threads,
+                         Err *err) {
+    Predictor *p = NULL;
+    Rows rows = {0};
+    Blob blob = {0};
+    CalibrateModelRule rule = {0};
+    CalibrateModel model = {0};
+    cJSON *cost = NULL;
+    *done = false;
+    ErrCode rc = predict_open(&p, path, &(PredictRule){0}, threads, err);
+    if (rc == ERR_OK) rc = read_rows(&rows, p, folder, err);
+    if (rc != ERR_OK || rows.count == 0) goto done;
+    rc = blob_open(&blob, path, &(BlobOptions){.map = true, .trust = true}, NULL, err);
+    if (rc == ERR_OK) rc = calibrate_model_rule(&rule, &cost, &blob, err);
+    if (rc == ERR_OK) {
+        const Rows *const sets[CALIBRATE_SETS] = {[CALIBRATE_FITTED] = &rows};
+        const char *const names[CALIBRATE_SETS] = {"data.shard (calibration)", "", ""};
+        rc = calibrate_model_fit(&model, p, sets, names, &rule, threads, err);
+    }
+    if (rc == ERR_OK) rc = calibrate_model_save_blob(&model, path, path, err);
+    if (rc == ERR_OK) {
+        *done = true;
+        buf_puts(text, "calibration, on the file's own logits\n  ");
+        calibrate_report_line(text, &model);
+        if (rule.policy) buf_printf(text, "\n  policy %s kept", rule.policy);
+        buf_puts(text, "\n");
+    }
+done:
+    calibrate_model_free(&model);
+    cJSON_Delete(cost);
+    blob_close(&blob);
+    rows_free(&rows);
+    predict_close(p);
+    return rc;
+}
+
+static ErrCode calibrate(Buf *text, const ExportOptions *o, const char *folder, bool carried,
+                         Threads *threads, Err *err) {
+    bool done = false;
+    if (o->calibrate) {
+        const ErrCode rc = fit_again(text, &done, o->out, folder, threads, err);
+        if (rc != ERR_OK) return err_context(err, rc, "%s is written, but calibrating it failed", o->out);
+    }
+    if (!done)
+        buf_printf(text,
+                   "calibration: %s; `router calibrate %s --data FILE` fits it on the file's own logits\n",
+                   carried ? "the folder's, which was fitted on float logits" : "none", o->out);
+    return ERR_OK;
+}
+
 static ErrCode run_export(const void *options, const FlagList *arguments, FILE *out, Err *err) {
     const ExportOptions *o = options;
     if (!o->out) return err_set(err, ERR_ARGUMENT, "export: --out FILE is missing");
@@ -63,16 +135,17 @@ static ErrCode run_export(const void *options, const FlagList *arguments, FILE *
     Threads *threads;
     TRY(threads_open(&threads, (int)o->threads, err));
     ExporterReport report;
-    const ErrCode rc = exporter_run(&report, o->out, arguments->items[0], &e, threads, err);
-    threads_close(threads);
-    if (rc != ERR_OK) return rc;
     Buf text = {0};
-    put_report(&text, o->out, &report);
-    const ErrCode printed = buf_ok(&text, err);
-    if (printed == ERR_OK)
-        (void)fwrite(text.data, 1, text.len, out); /* router.c asks whether stdout failed */
+    ErrCode rc = exporter_run(&report, o->out, arguments->items[0], &e, threads, err);
+    if (rc == ERR_OK) {
+        put_report(&text, o->out, &report);
+        rc = calibrate(&text, o, arguments->items[0], report.calibrated, threads, err);
+    }
+    threads_close(threads);
+    if (rc == ERR_OK) rc = buf_ok(&text, err);
+    if (rc == ERR_OK) (void)fwrite(text.data, 1, text.len, out); /* router.c asks whether stdout failed */
     buf_free(&text);
-    return printed;
+    return rc;
 }
 
 const Command export_cmd = {
@@ -85,6 +158,10 @@ const Command export_cmd = {
         "The file is a safetensors container with int8 weights, the tokenizer, the labels, digests of "
         "everything, and golden vectors; `router predict`, `router verify` and librouter read it. The same "
         "folder gives the same bytes. The format is described in export/blob.h.\n"
+        "8 bits shift the logits a little, so a run's calibration split is answered by the new file and its\n"
+        "temperature fitted on that; thresholds are chosen again by the policy that `router calibrate` left "
+        "in the "
+        "run.\n\n"
         "Examples:\n"
         "  router export runs/quickstart --out router.safetensors\n"
         "  router export model/ --out router.safetensors.zst --compress --license MIT",
