@@ -20,9 +20,12 @@
 #include "data/synth_cmd.h"
 #include "eval/bench_cmd.h"
 #include "eval/calibrate_cmd.h"
+#include "eval/compare_cmd.h"
 #include "eval/eval_cmd.h"
 #include "eval/export_cmd.h"
+#include "eval/live_cmd.h"
 #include "eval/predict_cmd.h"
+#include "eval/system_cmd.h"
 #include "eval/verify_cmd.h"
 #include "export/inspect_cmd.h"
 #include "export/librouter.h"
@@ -31,7 +34,8 @@
 
 static const Command *const COMMANDS[] = {
     &fetch_cmd,    &import_cmd,  &synth_cmd,  &augment_cmd,   &check_cmd,  &mix_cmd,     &split_cmd,
-    &tokenize_cmd, &pack_cmd,    &train_cmd,  &calibrate_cmd, &eval_cmd,   &predict_cmd, &export_cmd, &inspect_cmd,   &verify_cmd, &bench_cmd};
+    &tokenize_cmd, &pack_cmd,    &train_cmd,  &calibrate_cmd, &eval_cmd,   &compare_cmd, &system_cmd,
+    &live_cmd,     &predict_cmd, &export_cmd, &inspect_cmd,   &verify_cmd, &bench_cmd};
 enum { COMMAND_COUNT = sizeof COMMANDS / sizeof COMMANDS[0] };
 
 static void put_overview(Buf *out) {

@@ -4,37 +4,54 @@
 #include <string.h>
 
 #include "core/file.h"
+#include "core/json.h"
 #include "core/mem.h"
 #include "core/progress.h"
-#include "core/text.h"
 #include "core/threads.h"
 #include "data/ngram.h"
+#include "data/script.h"
 #include "data/shard.h"
 #include "data/split.h"
+#include "eval/curves.h"
+#include "eval/held_out.h"
+#include "eval/listing.h"
 #include "eval/metrics.h"
+#include "eval/page.h"
 #include "eval/predict.h"
+#include "eval/provenance.h"
 #include "eval/report.h"
+#include "eval/robust.h"
 #include "eval/rows.h"
+#include "eval/slices.h"
+#include "train/card.h"
 
 typedef struct {
-    FlagList data, train_data, filter;
+    FlagList data, train_data, filter, slice, also;
     char *split, *set, *text_field, *label_field, *map_field, *label_map;
-    char *out, *predictions, *backend;
-    bool skip_unknown, baselines, json, quiet;
-    int64_t seed, threads, batch, max_length;
+    char *out, *predictions, *report, *system, *suspects, *backend;
+    bool skip_unknown, with_choices, baselines, robust, card, json, quiet;
+    int64_t robust_rows, mistakes, seed, threads, batch, max_length;
 } Options;
+
+/* What is sliced by: a member of the rows, or what is computed of them. */
+enum { SLICE_SOURCE, SLICE_LENGTH, SLICE_CHARACTERS, SLICE_SCRIPT, SLICE_MEMBER };
+static const char *const SLICE_NAMES[SLICE_MEMBER] = {"source", "length", "characters", "script"};
 
 /* Everything of one evaluation; freed by close_all. */
 typedef struct {
     const Options *options;
     Threads *threads;
     Predictor *predictor;
-    cJSON *map;
+    cJSON *map, *map_file, *provenance;
+    FlagList files, slices, members; /* read; sliced by; of these the rows' own members */
     Buf set;
     Rows rows, train;
     RowText *texts, *train_texts;
     int *labels, *train_labels;
+    float *logits;     /* (n, K) */
     double *p, *other; /* (n, K): of the router; of a baseline */
+    double *score;     /* (n): of the decision */
+    bool *abstained;   /* (n) */
     PredictSeen *seen;
     Report report;
 } Eval;
@@ -45,15 +62,103 @@ static void close_all(Eval *e) {
     mem_free(e->train_texts);
     mem_free(e->labels);
     mem_free(e->train_labels);
+    mem_free(e->logits);
     mem_free(e->p);
     mem_free(e->other);
+    mem_free(e->score);
+    mem_free(e->abstained);
     mem_free(e->seen);
     rows_free(&e->rows);
     rows_free(&e->train);
     buf_free(&e->set);
     cJSON_Delete(e->map);
+    cJSON_Delete(e->map_file);
+    cJSON_Delete(e->provenance);
+    flags_list_free(&e->files);
+    flags_list_free(&e->slices);
+    flags_list_free(&e->members);
     predict_close(e->predictor);
     threads_close(e->threads);
+}
+
+/* ---- slices ---- */
+
+static int slice_kind(const char *key) {
+    for (int i = 0; i < SLICE_MEMBER; i++)
+        if (strcmp(key, SLICE_NAMES[i]) == 0) return i;
+    return SLICE_MEMBER;
+}
+
+static bool listed(const FlagList *list, const char *text) {
+    for (size_t i = 0; i < list->count; i++)
+        if (strcmp(list->items[i], text) == 0) return true;
+    return false;
+}
+
+/* Those asked for, and what the label map maps. */
+static ErrCode plan_slices(Eval *e, Err *err) {
+    const Options *o = e->options;
+    for (size_t i = 0; i <= o->slice.count; i++) {
+        const char *key = i < o->slice.count ? o->slice.items[i] : o->map_field;
+        if (!key || listed(&e->slices, key)) continue;
+        TRY(flags_list_add(&e->slices, key, strlen(key), err));
+        if (slice_kind(key) == SLICE_MEMBER) TRY(flags_list_add(&e->members, key, strlen(key), err));
+    }
+    if (e->members.count > ROWS_MEMBERS_MAX)
+        return err_set(err, ERR_ARGUMENT, "--slice: found %zu members, expected at most %d", e->members.count,
+                       ROWS_MEMBERS_MAX);
+    return ERR_OK;
+}
+
+static void group_rows(int *group, const Eval *e, int kind, size_t member) {
+    Language language;
+    for (size_t i = 0; i < e->rows.count; i++) {
+        switch (kind) {
+            case SLICE_SOURCE: group[i] = e->rows.items[i].source; break;
+            case SLICE_LENGTH: group[i] = slices_tokens(e->seen[i].tokens); break;
+            case SLICE_CHARACTERS: group[i] = slices_characters(e->texts[i]); break;
+            case SLICE_SCRIPT: group[i] = (int)script_of(&language, e->texts[i].text, e->texts[i].n); break;
+            default: group[i] = rows_tag(&e->rows, i, member);
+        }
+    }
+}
+
+/* e->other holds the n-gram's probabilities. */
+static ErrCode slice_by(Slices *out, const Eval *e, const char *key, int *group, Err *err) {
+    const int kind = slice_kind(key);
+    size_t member = 0;
+    while (kind == SLICE_MEMBER && strcmp(e->members.items[member], key) != 0) member++;
+    group_rows(group, e, kind, member);
+    const char *scripts[SCRIPT_COUNT];
+    for (Script i = 0; i < SCRIPT_COUNT; i++) scripts[i] = script_name(i);
+    const struct {
+        const char *const *names;
+        size_t count;
+    } ALL[] = {{(const char *const *)e->rows.sources.items, e->rows.sources.count},
+               {SLICES_TOKENS, SLICES_LENGTHS},
+               {SLICES_CHARACTERS, SLICES_LENGTHS},
+               {scripts, SCRIPT_COUNT},
+               {(const char *const *)e->rows.values[member].items, e->rows.values[member].count}};
+    const SlicesRows rows = {.p = e->p,
+                             .baseline = e->train.count ? e->other : NULL,
+                             .labels = e->labels,
+                             .n = e->rows.count,
+                             .K = predict_classes(e->predictor)};
+    return slices_compute(out, key, ALL[kind].names, ALL[kind].count, group, &rows, err);
+}
+
+static ErrCode measure_slices(Eval *e, Err *err) {
+    Report *r = &e->report;
+    int *group;
+    TRY(mem_new(&group, e->rows.count, sizeof *group, "the slices", err));
+    ErrCode rc = slice_by(&r->sources, e, "source", group, err);
+    if (rc == ERR_OK) rc = mem_new(&r->slices, e->slices.count + 1, sizeof *r->slices, "the slices", err);
+    for (size_t i = 0; rc == ERR_OK && i < e->slices.count; i++) {
+        rc = slice_by(&r->slices[i], e, e->slices.items[i], group, err);
+        r->slice_count += rc == ERR_OK;
+    }
+    mem_free(group);
+    return rc;
 }
 
 /* ---- rows ---- */
@@ -88,9 +193,11 @@ static ErrCode read_rows(Eval *e, const FlagList *arguments, Err *err) {
             return err_set(err, ERR_ARGUMENT,
                            "%s: no run folder with a data.shard: give the rows with --data FILE",
                            arguments->items[0]);
-        if (o->filter.count || o->map_field)
-            return err_set(err, ERR_ARGUMENT,
-                           "--filter and --map-field need --data: a shard keeps no other members");
+        if (o->filter.count || o->map_field || o->with_choices || e->members.count)
+            return err_set(
+                err, ERR_ARGUMENT,
+                "--filter, --map-field, --with-choices and --slice by a member need --data: a shard "
+                "keeps no other members");
         TRY(split_of_flag(&split, o->split, SPLIT_TEST, err));
         if (split == SPLIT_COUNT) return err_set(err, ERR_ARGUMENT, "split: all needs --data");
         buf_printf(&e->set, "%s (%s)", shard, split_name(split));
@@ -100,18 +207,22 @@ static ErrCode read_rows(Eval *e, const FlagList *arguments, Err *err) {
                      .map_field = o->map_field,
                      .label_map = e->map,
                      .filters = o->filter,
-                     .skip_unknown = o->skip_unknown};
+                     .skip_unknown = o->skip_unknown,
+                     .members = e->members,
+                     .with_choices = o->with_choices};
     TRY(split_of_flag(&rule.split, o->split, SPLIT_COUNT, err));
     for (size_t i = 0; i < files; i++) {
         const char *path = i < o->data.count ? o->data.items[i] : arguments->items[1 + i - o->data.count];
         TRY(rows_read(&e->rows, path, &rule, predict_labels(e->predictor), predict_classes(e->predictor),
                       err));
+        TRY(flags_list_add(&e->files, path, strlen(path), err));
         buf_printf(&e->set, "%s%s", i ? ", " : "", path);
     }
     for (size_t i = 0; i < o->filter.count; i++)
         buf_printf(&e->set, "%s%s", i ? ", " : " (", o->filter.items[i]);
     if (o->filter.count) buf_puts(&e->set, ")");
     if (rule.split != SPLIT_COUNT) buf_printf(&e->set, " (%s)", split_name(rule.split));
+    if (o->with_choices) buf_puts(&e->set, " with their choices");
     return ERR_OK;
 }
 
@@ -167,76 +278,94 @@ static ErrCode ngram_baseline(Eval *e, Err *err) {
     return rc;
 }
 
-/* Metrics of each source, from the probabilities of its rows copied together. e->other holds the n-gram's. */
-static ErrCode measure_sources(Eval *e, Err *err) {
-    const size_t K = (size_t)predict_classes(e->predictor), sources = e->rows.sources.count;
-    if (sources == 0) return ERR_OK;
-    double *p = NULL;
-    int *labels = NULL;
-    ErrCode rc = mem_new(&e->report.sources, sources, sizeof *e->report.sources, "the sources", err);
-    if (rc == ERR_OK) rc = mem_new(&p, e->rows.count * K, sizeof *p, "a source's rows", err);
-    if (rc == ERR_OK) rc = mem_new(&labels, e->rows.count, sizeof *labels, "a source's rows", err);
-    for (size_t s = 0; rc == ERR_OK && s < sources; s++) {
-        size_t n = 0, ngram_hits = 0;
-        for (size_t i = 0; i < e->rows.count; i++) {
-            if (e->rows.items[i].source != (int)s) continue;
-            memcpy(p + n * K, e->p + i * K, K * sizeof *p);
-            labels[n++] = e->labels[i];
-            if (e->train.count) ngram_hits += metrics_best(e->other + i * K, (int)K) == e->labels[i];
-        }
-        if (n == 0) continue;
-        ReportSource *out = &e->report.sources[e->report.source_count++];
-        out->name = e->rows.sources.items[s];
-        out->ngram_accuracy = e->train.count ? (double)ngram_hits / (double)n : -1;
-        rc = metrics_compute(&out->metrics, p, labels, n, (int)K, 1, 0, NULL, err);
+static ErrCode measure_decisions(Eval *e, Err *err) {
+    Report *r = &e->report;
+    const DecideRule *rule = predict_rule(e->predictor);
+    const size_t n = e->rows.count, K = (size_t)predict_classes(e->predictor);
+    int *said = NULL;
+    float *score = NULL;
+    bool *right = NULL;
+    ErrCode rc = mem_new(&said, n, sizeof *said, "the decisions", err);
+    if (rc == ERR_OK) rc = mem_new(&score, n, sizeof *score, "the decisions", err);
+    if (rc == ERR_OK) rc = mem_new(&right, n, sizeof *right, "the decisions", err);
+    for (size_t i = 0; rc == ERR_OK && i < n; i++) {
+        const DecideAnswer answer = decide(e->p + i * K, e->logits + i * K, (int)K, rule);
+        said[i] = answer.label;
+        score[i] = answer.score;
+        e->score[i] = (double)answer.score;
+        e->abstained[i] = answer.abstained;
+        right[i] = answer.label == e->labels[i];
     }
-    mem_free(p);
-    mem_free(labels);
+    const char *name = decide_score_name(rule->score == DECIDE_ALWAYS ? DECIDE_MAX_PROBABILITY : rule->score);
+    if (rc == ERR_OK) rc = curves_risk(&r->risk, name, e->score, right, n, err);
+    if (rc == ERR_OK && rule->score != DECIDE_ALWAYS) {
+        const Policy none = {0};
+        const PolicyRows rows = {.truth = e->labels, .label = said, .score = score, .n = n, .K = (int)K};
+        r->outcome = policy_measure(rule, &none, &rows);
+    }
+    mem_free(said);
+    mem_free(score);
+    mem_free(right);
     return rc;
+}
+
+/* What the same logits say without the router's own calibration; e->other is scratch. */
+static ErrCode measure_uncalibrated(Eval *e, Err *err) {
+    Report *r = &e->report;
+    const DecideRule *rule = predict_rule(e->predictor);
+    const int K = predict_classes(e->predictor);
+    if (rule->temperature == 1.0F && !rule->vector) return ERR_OK;
+    const DecideRule plain = {.temperature = 1};
+    for (size_t i = 0; i < e->rows.count; i++)
+        (void)decide_probabilities(e->other + i * (size_t)K, e->logits + i * (size_t)K, K, &plain);
+    curves_reliability(&r->reliability_before, e->other, e->labels, e->rows.count, K);
+    return measure(&r->uncalibrated, e, e->other, err);
+}
+
+/* ---- labels that may be wrong ---- */
+
+static Listing listing_of(const Eval *e) {
+    const DecideRule *rule = predict_rule(e->predictor);
+    return (Listing){.rows = &e->rows,
+                     .texts = e->texts,
+                     .label = e->labels,
+                     .p = e->p,
+                     .abstained = rule->score == DECIDE_ALWAYS ? NULL : e->abstained,
+                     .labels = predict_labels(e->predictor),
+                     .K = predict_classes(e->predictor)};
+}
+
+/* A router agrees with what it was taught: rows of its training are refused unless they were asked for by name. */
+static ErrCode check_held_out(Eval *e, Err *err) {
+    const Options *o = e->options;
+    const char *shard = predict_shard(e->predictor);
+    uint64_t known = e->rows.train;
+    size_t first = 0;
+    if (!o->suspects) return ERR_OK;
+    if (shard && !known) TRY(held_out_check(&known, &first, shard, e->texts, e->rows.count, err));
+    e->report.held_out = known ? REPORT_TRAINED : shard ? REPORT_HELD_OUT : REPORT_UNKNOWN;
+    if (known == 0) return ERR_OK;
+    if (o->split && strcmp(o->split, "train") == 0) {
+        progress_note(
+            NULL,
+            "warning: %llu of %zu rows are of the training split: the router has learnt their labels, "
+            "right or wrong, and doubts too few of them",
+            (unsigned long long)known, e->rows.count);
+        return ERR_OK;
+    }
+    if (e->rows.train)
+        return err_set(err, ERR_ARGUMENT,
+                       "--suspects: %llu of %zu rows are of the training split, whose labels the router has "
+                       "learnt, right or wrong: name another with --split, or train with --split train",
+                       (unsigned long long)known, e->rows.count);
+    return err_set(
+        err, ERR_ARGUMENT,
+        "--suspects: %llu of %zu rows (the first: %.100s) are in %s as training rows, whose labels the "
+        "router has learnt, right or wrong: leave them out, or name them with --split train",
+        (unsigned long long)known, e->rows.count, rows_id(&e->rows, first), shard);
 }
 
 /* ---- output ---- */
-
-static void put_prediction(Buf *out, const Eval *e, size_t i) {
-    const int K = predict_classes(e->predictor);
-    const char *const *labels = predict_labels(e->predictor);
-    const double *p = e->p + i * (size_t)K;
-    const int best = metrics_best(p, K), source = e->rows.items[i].source;
-    char excerpt[84];
-    const char *id = rows_id(&e->rows, i);
-    buf_puts(out, "{\"id\": ");
-    text_put_json(out, id, strlen(id));
-    if (source >= 0) {
-        buf_puts(out, ", \"source\": ");
-        text_put_json(out, e->rows.sources.items[source], strlen(e->rows.sources.items[source]));
-    }
-    buf_puts(out, ", \"label\": ");
-    text_put_json(out, labels[e->labels[i]], strlen(labels[e->labels[i]]));
-    buf_puts(out, ", \"predicted\": ");
-    text_put_json(out, labels[best], strlen(labels[best]));
-    buf_printf(out, ", \"score\": %.6g, \"probabilities\": [", p[best]);
-    for (int k = 0; k < K; k++) buf_printf(out, "%s%.6g", k ? ", " : "", p[k]);
-    text_excerpt(excerpt, 80, e->texts[i].text, e->texts[i].n);
-    buf_puts(out, "], \"text\": ");
-    text_put_json(out, excerpt, strlen(excerpt));
-    buf_puts(out, "}\n");
-}
-
-static ErrCode save_predictions(const Eval *e, const char *path, Err *err) {
-    FileWriter writer = {0};
-    Buf line = {0};
-    ErrCode rc = file_create(&writer, path, err);
-    for (size_t i = 0; rc == ERR_OK && i < e->rows.count; i++) {
-        buf_clear(&line);
-        put_prediction(&line, e, i);
-        rc = buf_ok(&line, err);
-        if (rc == ERR_OK) file_write(&writer, line.data, line.len);
-    }
-    if (rc == ERR_OK) rc = file_commit(&writer, err);
-    file_abort(&writer);
-    buf_free(&line);
-    return rc;
-}
 
 static ErrCode save_json(const Buf *json, const char *path, Err *err) {
     const size_t n = strlen(path);
@@ -250,8 +379,100 @@ static ErrCode save_json(const Buf *json, const char *path, Err *err) {
     return rc;
 }
 
-static ErrCode write_report(const Eval *e, FILE *out, Err *err) {
+static ErrCode attach(cJSON *to, const char *key, cJSON *item, Err *err) {
+    if (item && cJSON_AddItemToObject(to, key, item)) return ERR_OK;
+    cJSON_Delete(item);
+    return err_set(err, ERR_MEMORY, "out of memory for the report");
+}
+
+/* The tree of the JSON report, and what only the page shows. */
+static ErrCode full_report(cJSON **out, const Eval *e, const Buf *json, const char *model, Err *err) {
     const Options *o = e->options;
+    const Listing listing = listing_of(e);
+    cJSON *root, *item = NULL, *also = NULL;
+    *out = NULL;
+    TRY(json_parse(&root, json->data, json->len, err));
+    ErrCode rc = listing_mistakes(&item, &listing, (size_t)o->mistakes, err);
+    if (rc == ERR_OK) rc = attach(root, "mistakes", item, err);
+    if (rc == ERR_OK) rc = provenance_training(&item, model, err);
+    if (rc == ERR_OK) rc = attach(root, "training", item ? item : cJSON_CreateNull(), err);
+    item = NULL;
+    if (rc == ERR_OK && o->system) rc = json_read(&item, o->system, err);
+    if (rc == ERR_OK) rc = attach(root, "system", item ? item : cJSON_CreateNull(), err);
+    if (rc == ERR_OK) rc = attach(root, "also", also = cJSON_CreateArray(), err);
+    for (size_t i = 0; rc == ERR_OK && i < o->also.count; i++) {
+        rc = json_read(&item, o->also.items[i], err);
+        if (rc != ERR_OK) break;
+        rc = page_check(item, err);
+        if (rc != ERR_OK) rc = err_context(err, rc, "%s", o->also.items[i]);
+        if (rc == ERR_OK && cJSON_AddItemToArray(also, item)) continue;
+        cJSON_Delete(item);
+        if (rc == ERR_OK) rc = err_set(err, ERR_MEMORY, "out of memory for the report");
+    }
+    if (rc == ERR_OK)
+        *out = root;
+    else
+        cJSON_Delete(root);
+    return rc;
+}
+
+/* The page, and beside it the JSON that it shows: FILE.html and FILE.json. */
+static ErrCode save_page(const cJSON *tree, const char *path, Err *err) {
+    const size_t n = strlen(path), stem = n > 5 && strcmp(path + n - 5, ".html") == 0 ? n - 5 : n;
+    Buf page = {0}, name = {0};
+    page_put(&page, tree);
+    buf_put(&name, path, stem);
+    buf_puts(&name, ".json");
+    ErrCode rc = buf_ok(&page, err);
+    if (rc == ERR_OK) rc = buf_ok(&name, err);
+    if (rc == ERR_OK) rc = json_save(name.data, tree, err);
+    if (rc == ERR_OK) rc = file_save(path, page.data, page.len, err);
+    buf_free(&page);
+    buf_free(&name);
+    return rc;
+}
+
+static double share(const cJSON *report, const char *key, const char *part) {
+    const cJSON *item = cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(report, key), part);
+    return cJSON_IsNumber(item) ? item->valuedouble : 0;
+}
+
+static CardResult card_result(const cJSON *report) {
+    return (CardResult){.set = cJSON_GetObjectItemCaseSensitive(report, "set")->valuestring,
+                        .n = (uint64_t)cJSON_GetObjectItemCaseSensitive(report, "n")->valuedouble,
+                        .accuracy = share(report, "accuracy", "value"),
+                        .low = share(report, "accuracy", "low"),
+                        .high = share(report, "accuracy", "high"),
+                        .macro_f1 = share(report, "macro_f1", "value"),
+                        .ece = share(report, "ece", "value")};
+}
+
+/* This set and the others, in the card beside the weights. */
+static ErrCode save_card(const Eval *e, const cJSON *tree, Err *err) {
+    const cJSON *also = cJSON_GetObjectItemCaseSensitive(tree, "also"), *other;
+    CardResult *results;
+    size_t count = 0;
+    TRY(mem_new(&results, 1 + e->options->also.count, sizeof *results, "the results", err));
+    results[count++] = card_result(tree);
+    cJSON_ArrayForEach(other, also) results[count++] = card_result(other);
+    const ErrCode rc = card_set_results(predict_path(e->predictor), results, count, err);
+    mem_free(results);
+    return rc;
+}
+
+static ErrCode save_tree(const Eval *e, const Buf *json, const char *model, Err *err) {
+    const Options *o = e->options;
+    cJSON *tree;
+    TRY(full_report(&tree, e, json, model, err));
+    ErrCode rc = o->report ? save_page(tree, o->report, err) : ERR_OK;
+    if (rc == ERR_OK && o->card) rc = save_card(e, tree, err);
+    cJSON_Delete(tree);
+    return rc;
+}
+
+static ErrCode write_report(const Eval *e, const char *model, FILE *out, Err *err) {
+    const Options *o = e->options;
+    const Listing listing = listing_of(e);
     Buf json = {0}, table = {0};
     report_json(&json, &e->report);
     report_table(&table, &e->report);
@@ -259,7 +480,9 @@ static ErrCode write_report(const Eval *e, FILE *out, Err *err) {
     ErrCode rc = buf_ok(&json, err);
     if (rc == ERR_OK) rc = buf_ok(&table, err);
     if (rc == ERR_OK && o->out) rc = save_json(&json, o->out, err);
-    if (rc == ERR_OK && o->predictions) rc = save_predictions(e, o->predictions, err);
+    if (rc == ERR_OK && o->predictions) rc = listing_predictions(&listing, o->predictions, err);
+    if (rc == ERR_OK && (o->report || o->card)) rc = save_tree(e, &json, model, err);
+    errno = 0;
     if (rc == ERR_OK && fwrite(shown->data, 1, shown->len, out) != shown->len)
         rc = err_set(err, ERR_IO, "stdout: error %d while writing the report", errno);
     buf_free(&json);
@@ -269,14 +492,31 @@ static ErrCode write_report(const Eval *e, FILE *out, Err *err) {
 
 /* ---- the command ---- */
 
+static PredictRule predict_rule_of(const Options *o) {
+    return (PredictRule){
+        .backend = o->backend, .max_tokens = (int)o->max_length, .batch_rows = (int)o->batch};
+}
+
+static ErrCode read_map(Eval *e, const char *path, Err *err) {
+    TRY(rows_label_map(&e->map, path, err));
+    TRY(json_read(&e->map_file, path, err));
+    e->report.context = cJSON_GetObjectItemCaseSensitive(e->map_file, "_context");
+    const ErrCode rc = report_context_check(e->report.context, err);
+    return rc == ERR_OK ? rc : err_context(err, rc, "%s", path);
+}
+
 static ErrCode open_all(Eval *e, const FlagList *arguments, Err *err) {
     const Options *o = e->options;
     if (!o->map_field != !o->label_map)
         return err_set(err, ERR_ARGUMENT, "--label-map and --map-field belong together: give both");
-    if (o->label_map) TRY(rows_label_map(&e->map, o->label_map, err));
+    if ((o->also.count && !o->card && !o->report) || (o->system && !o->report))
+        return err_set(err, ERR_ARGUMENT, "--also and --system show in the page: give --report FILE.html");
+    if (o->card && !file_is_dir(arguments->items[0]))
+        return err_set(err, ERR_ARGUMENT, "--card: %s is no folder with a model card", arguments->items[0]);
+    if (o->label_map) TRY(read_map(e, o->label_map, err));
+    TRY(plan_slices(e, err));
     TRY(threads_open(&e->threads, (int)o->threads, err));
-    const PredictRule rule = {
-        .backend = o->backend, .max_tokens = (int)o->max_length, .batch_rows = (int)o->batch};
+    const PredictRule rule = predict_rule_of(o);
     TRY(predict_open(&e->predictor, arguments->items[0], &rule, e->threads, err));
     TRY(read_rows(e, arguments, err));
     TRY(buf_ok(&e->set, err));
@@ -288,8 +528,12 @@ static ErrCode open_all(Eval *e, const FlagList *arguments, Err *err) {
     TRY(rows_views(&e->texts, &e->labels, &e->rows, err));
     const size_t K = (size_t)predict_classes(e->predictor);
     TRY(mem_new(&e->p, e->rows.count * K, sizeof *e->p, "probabilities", err));
-    TRY(mem_new(&e->other, o->baselines ? e->rows.count * K : 1, sizeof *e->other, "probabilities", err));
-    return mem_new(&e->seen, e->rows.count, sizeof *e->seen, "token counts", err);
+    TRY(mem_new(&e->other, e->rows.count * K, sizeof *e->other, "probabilities", err));
+    TRY(mem_new(&e->logits, e->rows.count * K, sizeof *e->logits, "logits", err));
+    TRY(mem_new(&e->score, e->rows.count, sizeof *e->score, "scores", err));
+    TRY(mem_new(&e->abstained, e->rows.count, sizeof *e->abstained, "scores", err));
+    TRY(mem_new(&e->seen, e->rows.count, sizeof *e->seen, "token counts", err));
+    return check_held_out(e, err);
 }
 
 static ErrCode evaluate(Eval *e, const char *model, Err *err) {
@@ -300,14 +544,33 @@ static ErrCode evaluate(Eval *e, const char *model, Err *err) {
     r->labels = predict_labels(e->predictor);
     r->skipped = e->rows.skipped;
     r->train_n = e->train.count;
-    TRY(predict_all(e->predictor, e->p, e->seen, e->texts, e->rows.count, "eval", err));
+    r->rule = predict_rule(e->predictor);
+    TRY(provenance_collect(&e->provenance, model, e->predictor, &e->files, err));
+    r->provenance = e->provenance;
+    TRY(predict_all_logits(e->predictor, e->logits, NULL, e->seen, e->texts, e->rows.count, "eval", err));
     for (size_t i = 0; i < e->rows.count; i++) r->truncated += e->seen[i].truncated;
+    TRY(measure_decisions(e, err));
     TRY(measure(&r->router, e, e->p, err));
+    curves_reliability(&r->reliability, e->p, e->labels, e->rows.count, r->router.K);
+    TRY(measure_uncalibrated(e, err));
     if (o->baselines) {
         TRY(majority_baseline(e, err));
         TRY(ngram_baseline(e, err));
     }
-    return measure_sources(e, err);
+    TRY(measure_slices(e, err));
+    if (o->suspects) {
+        const Listing listing = listing_of(e);
+        TRY(listing_suspects(&r->suspects, &listing, o->suspects, err));
+        r->suspects_path = o->suspects;
+    }
+    if (!o->robust) return ERR_OK;
+    const RobustRule rule = {.rows = (size_t)o->robust_rows,
+                             .seed = (uint64_t)o->seed,
+                             .predictor = e->predictor,
+                             .path = model,
+                             .rule = predict_rule_of(o),
+                             .threads = e->threads};
+    return robust_run(&r->robust, &rule, e->texts, e->labels, e->p, e->seen, e->rows.count, err);
 }
 
 static ErrCode run(const void *options, const FlagList *arguments, FILE *out, Err *err) {
@@ -315,7 +578,7 @@ static ErrCode run(const void *options, const FlagList *arguments, FILE *out, Er
     progress_quiet(e.options->quiet);
     ErrCode rc = open_all(&e, arguments, err);
     if (rc == ERR_OK) rc = evaluate(&e, arguments->items[0], err);
-    if (rc == ERR_OK) rc = write_report(&e, out, err);
+    if (rc == ERR_OK) rc = write_report(&e, arguments->items[0], out, err);
     close_all(&e);
     return rc;
 }
@@ -337,17 +600,43 @@ static const Flag FLAGS[] = {
      "Take the label from the label map, by the value of this member."},
     {"label_map", NULL, FLAG_STRING, AT(label_map), NULL, 0, 0, "FILE",
      "JSON object from values of --map-field to labels."},
+    {"with_choices", NULL, FLAG_BOOL, AT(with_choices), NULL, 0, 0, NULL,
+     "Ask with the options: those of member `choices` as lettered lines behind the text."},
     {"skip_unknown", NULL, FLAG_BOOL, AT(skip_unknown), NULL, 0, 0, NULL,
      "Leave out (and count) rows whose label the router does not know, instead of stopping."},
+    {"slice", NULL, FLAG_LIST, AT(slice), NULL, 0, 0, "KEY",
+     "#Parts\nAccuracy by source, length (in tokens), characters, script, or any member of the rows; may be "
+     "given "
+     "again. --map-field is always one."},
+    {"robust", NULL, FLAG_BOOL, AT(robust), NULL, 0, 0, NULL,
+     "Ask a sample again with typing errors, other case, small talk around, misleading label words, ..."},
+    {"robust_rows", NULL, FLAG_INT, AT(robust_rows), "2000", 1, 1e9, NULL, "Rows of that sample."},
+    {"suspects", NULL, FLAG_STRING, AT(suspects), NULL, 0, 0, "FILE",
+     "Write the rows whose label the router doubts as JSONL, most doubted first; not of rows that it was "
+     "trained "
+     "on, unless --split train."},
     {"baselines", NULL, FLAG_BOOL, AT(baselines), "true", 0, 0, NULL,
      "#Baselines\nCompare with the majority class and an n-gram model trained on the same rows."},
     {"train_data", NULL, FLAG_LIST, AT(train_data), NULL, 0, 0, "FILE",
      "The baselines' training rows (those of split train, or without a split); default: the run folder's."},
-    {"seed", NULL, FLAG_INT, AT(seed), "0", 0, 9e15, NULL, "Seed of the bootstrap and the n-gram baseline."},
+    {"seed", NULL, FLAG_INT, AT(seed), "0", 0, 9e15, NULL,
+     "Seed of the bootstrap, the n-gram baseline and --robust."},
     {"out", NULL, FLAG_STRING, AT(out), NULL, 0, 0, "PATH",
      "#Output\nWrite the report as JSON to this file (in a folder: eval.json)."},
     {"predictions", NULL, FLAG_STRING, AT(predictions), NULL, 0, 0, "FILE",
-     "Write one JSON line per row: id, label, predicted, probabilities, beginning of the text."},
+     "Write one line per row: id, label, predicted, all probabilities, beginning of the text; JSONL, or CSV "
+     "by "
+     "its name."},
+    {"report", NULL, FLAG_STRING, AT(report), NULL, 0, 0, "FILE.html",
+     "Write the report as one HTML page that needs nothing else, and what it shows as FILE.json."},
+    {"also", NULL, FLAG_LIST, AT(also), NULL, 0, 0, "FILE",
+     "Show another set in the page or the card: JSON that an earlier --out wrote; may be given again."},
+    {"card", NULL, FLAG_BOOL, AT(card), NULL, 0, 0, NULL,
+     "Put the results into the model card, README.md beside the weights."},
+    {"system", NULL, FLAG_STRING, AT(system), NULL, 0, 0, "FILE",
+     "Show the cost and quality of the whole system in the page: JSON that router system --out wrote."},
+    {"mistakes", NULL, FLAG_INT, AT(mistakes), "30", 0, 10000, NULL,
+     "Wrong answers that the page shows, with their texts."},
     {"set", NULL, FLAG_STRING, AT(set), NULL, 0, 0, "NAME",
      "Name of the set in the report; default: the files."},
     {"json", NULL, FLAG_BOOL, AT(json), NULL, 0, 0, NULL, "Print JSON instead of the table."},
@@ -366,14 +655,16 @@ const Command eval_cmd = {
     .usage = "eval MODEL [DATA...] [OPTIONS]",
     .details =
         "MODEL is a run folder (its test split is evaluated), a Hugging Face folder or an exported file.\n"
-        "Reported are accuracy, macro F1, NLL, Brier score and calibration error (ECE) with 95 % intervals,\n"
+        "Reported are accuracy, macro F1, NLL, Brier score and calibration errors with 95 % intervals,\n"
         "precision, recall and F1 of each class, the confusion matrix, and each source's accuracy. A run\n"
         "folder's baselines learn from its train split.\n\n"
         "Examples:\n"
         "  router eval runs/first\n"
         "  router eval runs/first --data new.jsonl --json\n"
         "  router eval runs/first --data mmlu.jsonl.zst --filter split=test \\\n"
-        "         --map-field subject --label-map mmlu_domains.json\n"
+        "         --map-field subject --label-map configs/mmlu-domains.json --with-choices --out mmlu.json\n"
+        "  router eval runs/first --robust --slice length --report report.html --also mmlu.json\n"
+        "  router eval runs/first --suspects suspects.jsonl\n"
         "  router eval router.safetensors --data test.jsonl --train-data train.jsonl\n",
     .flags = FLAGS,
     .flag_count = sizeof FLAGS / sizeof FLAGS[0],

@@ -3,10 +3,46 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "core/json.h"
 #include "core/mem.h"
 #include "core/text.h"
 
 enum { CONFUSION_COLUMNS = 10, NAME_COLUMNS = 22 };
+
+/* ---- context ---- */
+
+ErrCode report_context_check(const cJSON *context, Err *err) {
+    if (!context) return ERR_OK;
+    if (!cJSON_IsArray(context)) return err_set(err, ERR_FORMAT, "_context: expected an array of objects");
+    const cJSON *item;
+    int number = 1;
+    cJSON_ArrayForEach(item, context) {
+        const char *what = NULL, *source = NULL;
+        double accuracy = -1;
+        int64_t n = 1;
+        ErrCode rc = cJSON_IsObject(item) ? ERR_OK : err_set(err, ERR_FORMAT, "expected an object");
+        if (rc == ERR_OK) rc = json_get_string(&what, item, "what", err);
+        if (rc == ERR_OK) rc = json_get_string(&source, item, "source", err);
+        if (rc == ERR_OK) rc = json_get_double(&accuracy, item, "accuracy", 0, 1, err);
+        if (rc == ERR_OK) rc = json_get_int(&n, item, "n", 1, 1000000000000, err);
+        if (rc == ERR_OK && (!what || !source || accuracy < 0))
+            rc = err_set(err, ERR_FORMAT, "expected members what, source and accuracy (0 to 1)");
+        if (rc != ERR_OK) return err_context(err, rc, "_context, entry %d", number);
+        number++;
+    }
+    return ERR_OK;
+}
+
+void report_context(ReportContext *out, const cJSON *item) {
+    *out = (ReportContext){0};
+    const cJSON *n = cJSON_GetObjectItemCaseSensitive(item, "n");
+    out->what = cJSON_GetObjectItemCaseSensitive(item, "what")->valuestring;
+    out->source = cJSON_GetObjectItemCaseSensitive(item, "source")->valuestring;
+    out->n = n ? (uint64_t)n->valuedouble : 0;
+    const double accuracy = cJSON_GetObjectItemCaseSensitive(item, "accuracy")->valuedouble;
+    if (out->n) out->accuracy = metrics_wilson((uint64_t)(accuracy * n->valuedouble + 0.5), out->n);
+    out->accuracy.value = accuracy;
+}
 
 /* ---- JSON ---- */
 
@@ -14,20 +50,20 @@ static void put_text(Buf *out, const char *text) {
     text_put_json(out, text, strlen(text));
 }
 
-static void put_interval(Buf *out, const char *key, const Interval *i) {
-    buf_printf(out, "\"%s\": {\"value\": %.10g, \"low\": %.10g, \"high\": %.10g}", key, i->value, i->low,
-               i->high);
-}
-
 static void put_measures(Buf *out, const Metrics *m, const char *indent) {
     const struct {
         const char *key;
         const Interval *value;
-    } ALL[] = {{"accuracy", &m->accuracy}, {"macro_f1", &m->macro_f1}, {"macro_recall", &m->macro_recall},
-               {"nll", &m->nll},           {"brier", &m->brier},       {"ece", &m->ece}};
+    } ALL[] = {{"accuracy", &m->accuracy},
+               {"macro_f1", &m->macro_f1},
+               {"macro_recall", &m->macro_recall},
+               {"nll", &m->nll},
+               {"brier", &m->brier},
+               {"ece", &m->ece},
+               {"adaptive_ece", &m->adaptive_ece}};
     for (size_t i = 0; i < sizeof ALL / sizeof ALL[0]; i++) {
         buf_puts(out, indent);
-        put_interval(out, ALL[i].key, ALL[i].value);
+        metrics_put_json(out, ALL[i].key, ALL[i].value);
         buf_puts(out, ",\n");
     }
 }
@@ -57,9 +93,9 @@ static void put_classes(Buf *out, const Metrics *m, const char *const *labels) {
         put_text(out, labels[k]);
         buf_printf(out, ", \"support\": %llu, \"predicted\": %llu, ", (unsigned long long)c->support,
                    (unsigned long long)c->predicted);
-        put_interval(out, "precision", &c->precision);
+        metrics_put_json(out, "precision", &c->precision);
         buf_puts(out, ", ");
-        put_interval(out, "recall", &c->recall);
+        metrics_put_json(out, "recall", &c->recall);
         buf_printf(out, ", \"f1\": %.10g}", c->f1);
     }
     buf_puts(out, "\n  ],\n  \"confusion\": [");
@@ -81,6 +117,130 @@ static void put_labels(Buf *out, const char *const *labels, int K) {
     buf_puts(out, "],\n");
 }
 
+static void put_sources_json(Buf *out, const Slices *sources) {
+    buf_puts(out, "  \"sources\": [");
+    for (size_t i = 0; i < sources->count; i++) {
+        const SlicesGroup *g = &sources->groups[i];
+        buf_printf(out, "%s\n    {\"name\": ", i ? "," : "");
+        put_text(out, g->name);
+        buf_printf(out, ", \"n\": %llu, ", (unsigned long long)g->n);
+        metrics_put_json(out, "accuracy", &g->accuracy);
+        buf_printf(out, ", \"macro_recall\": %.10g", g->macro_recall);
+        if (sources->baseline_mean >= 0)
+            buf_printf(out, ", \"ngram_accuracy\": %.10g", (double)g->baseline_correct / (double)g->n);
+        buf_puts(out, "}");
+    }
+    buf_puts(out, sources->count ? "\n  ],\n" : "],\n");
+}
+
+int report_constant(const Report *r) {
+    int best = 0;
+    for (int k = 1; k < r->router.K; k++)
+        if (r->router.classes[k].support > r->router.classes[best].support) best = k;
+    return best;
+}
+
+static void put_constant(Buf *out, const Report *r) {
+    const int label = report_constant(r);
+    const Interval accuracy = metrics_wilson(r->router.classes[label].support, r->router.n);
+    buf_puts(out, "  \"constant\": {\"label\": ");
+    put_text(out, r->labels[label]);
+    buf_puts(out, ", ");
+    metrics_put_json(out, "accuracy", &accuracy);
+    buf_puts(out, "},\n");
+}
+
+static void put_context(Buf *out, const cJSON *context) {
+    buf_puts(out, "  \"context\": [");
+    const cJSON *item;
+    bool first = true;
+    cJSON_ArrayForEach(item, context) {
+        ReportContext c;
+        report_context(&c, item);
+        buf_puts(out, first ? "\n    {\"what\": " : ",\n    {\"what\": ");
+        put_text(out, c.what);
+        buf_puts(out, ", \"source\": ");
+        put_text(out, c.source);
+        if (c.n) {
+            buf_puts(out, ", ");
+            metrics_put_json(out, "accuracy", &c.accuracy);
+            buf_printf(out, ", \"n\": %llu}", (unsigned long long)c.n);
+        } else {
+            buf_printf(out, ", \"accuracy\": {\"value\": %.10g, \"low\": null, \"high\": null}, \"n\": null}",
+                       c.accuracy.value);
+        }
+        first = false;
+    }
+    buf_puts(out, first ? "],\n" : "\n  ],\n");
+}
+
+static void put_calibration(Buf *out, const Report *r) {
+    if (!r->uncalibrated.n) {
+        buf_puts(out, "  \"calibration\": null,\n");
+        return;
+    }
+    buf_printf(out, "  \"calibration\": {\"temperature\": %.9g, \"vector\": %s, \"before\": {\n",
+               (double)r->rule->temperature, r->rule->vector ? "true" : "false");
+    put_measures(out, &r->uncalibrated, "    ");
+    buf_puts(out, "    \"reliability\": ");
+    curves_reliability_json(out, &r->reliability_before);
+    buf_puts(out, "}},\n");
+}
+
+bool report_may_abstain(const Report *r) {
+    return r->rule && r->rule->score != DECIDE_ALWAYS;
+}
+
+static void put_decision(Buf *out, const Report *r) {
+    if (!report_may_abstain(r)) {
+        buf_puts(out, ",\n  \"decision\": null");
+        return;
+    }
+    const PolicyOutcome *o = &r->outcome;
+    buf_printf(out,
+               ",\n  \"decision\": {\"score\": \"%s\", \"fallback\": ", decide_score_name(r->rule->score));
+    if (r->rule->fallback >= 0)
+        put_text(out, r->labels[r->rule->fallback]);
+    else
+        buf_puts(out, "null");
+    buf_printf(out, ", \"n\": %llu, \"answered\": %llu, ", (unsigned long long)o->rows,
+               (unsigned long long)o->answered);
+    metrics_put_json(out, "coverage", &o->coverage);
+    buf_puts(out, ", ");
+    metrics_put_json(out, "precision", &o->precision);
+    buf_puts(out, "}");
+}
+
+static void put_suspects(Buf *out, const Report *r) {
+    const ListingSuspects *s = &r->suspects;
+    buf_puts(out, ",\n  \"suspects\": ");
+    if (!r->suspects_path) {
+        buf_puts(out, "null");
+        return;
+    }
+    buf_puts(out, "{\"file\": ");
+    put_text(out, r->suspects_path);
+    buf_printf(out, ", \"judged\": %llu, \"suspects\": %llu, \"confident\": %llu, \"held_out\": %s}",
+               (unsigned long long)s->judged, (unsigned long long)s->suspects,
+               (unsigned long long)s->confident,
+               r->held_out == REPORT_UNKNOWN    ? "null"
+               : r->held_out == REPORT_HELD_OUT ? "true"
+                                                : "false");
+}
+
+/* Without the line end that json_print puts behind it. */
+static void put_tree(Buf *out, const cJSON *tree) {
+    Buf text = {0};
+    if (tree)
+        json_print(&text, tree);
+    else
+        buf_puts(&text, "null");
+    while (text.len && text.data[text.len - 1] == '\n') text.len--;
+    buf_put(out, text.data, text.len);
+    out->failed |= text.failed;
+    buf_free(&text);
+}
+
 void report_json(Buf *out, const Report *r) {
     const Metrics *m = &r->router;
     buf_puts(out, "{\n  \"set\": ");
@@ -92,27 +252,38 @@ void report_json(Buf *out, const Report *r) {
     put_labels(out, r->labels, m->K);
     put_measures(out, m, "  ");
     put_classes(out, m, r->labels);
-    buf_puts(out, "  \"sources\": [");
-    for (size_t i = 0; i < r->source_count; i++) {
-        const ReportSource *s = &r->sources[i];
-        buf_printf(out, "%s\n    {\"name\": ", i ? "," : "");
-        put_text(out, s->name);
-        buf_printf(out, ", \"n\": %zu, ", s->metrics.n);
-        put_interval(out, "accuracy", &s->metrics.accuracy);
-        buf_printf(out, ", \"macro_recall\": %.10g", s->metrics.macro_recall.value);
-        if (s->ngram_accuracy >= 0) buf_printf(out, ", \"ngram_accuracy\": %.10g", s->ngram_accuracy);
-        buf_puts(out, "}");
-    }
-    buf_puts(out, r->source_count ? "\n  ],\n" : "],\n");
+    put_sources_json(out, &r->sources);
     if (r->majority.n) {
         buf_puts(out, "  \"baselines\": {\n");
         put_baseline(out, "majority", r, &r->majority, r->labels[r->majority_label]);
         buf_puts(out, ",\n");
         put_baseline(out, "ngram", r, &r->ngram, NULL);
-        buf_puts(out, "\n  }\n}\n");
+        buf_puts(out, "\n  },\n");
     } else {
-        buf_puts(out, "  \"baselines\": null\n}\n");
+        buf_puts(out, "  \"baselines\": null,\n");
     }
+    put_constant(out, r);
+    put_context(out, r->context);
+    put_calibration(out, r);
+    buf_puts(out, "  \"reliability\": ");
+    curves_reliability_json(out, &r->reliability);
+    buf_puts(out, ",\n  \"risk_coverage\": ");
+    curves_risk_json(out, &r->risk);
+    put_decision(out, r);
+    buf_puts(out, ",\n  \"slices\": [");
+    for (size_t i = 0; i < r->slice_count; i++) {
+        buf_puts(out, i ? ",\n    " : "\n    ");
+        slices_json(out, &r->slices[i], r->labels);
+    }
+    buf_puts(out, r->slice_count ? "\n  ],\n  \"robust\": " : "],\n  \"robust\": ");
+    if (r->robust.rows)
+        robust_json(out, &r->robust);
+    else
+        buf_puts(out, "null");
+    put_suspects(out, r);
+    buf_puts(out, ",\n  \"provenance\": ");
+    put_tree(out, r->provenance);
+    buf_puts(out, "\n}\n");
 }
 
 /* ---- table ---- */
@@ -184,6 +355,7 @@ static void put_summary(Buf *out, const Report *r) {
     put_number_row(out, "NLL (nats)", r, &m->nll, &b->nll, &c->nll);
     put_number_row(out, "Brier", r, &m->brier, &b->brier, &c->brier);
     put_number_row(out, "ECE (15 bins)", r, &m->ece, &b->ece, &c->ece);
+    put_number_row(out, "ECE, adaptive", r, &m->adaptive_ece, &b->adaptive_ece, &c->adaptive_ece);
     if (b->n) {
         char n[32];
         buf_printf(out, "  baselines learnt from %s training rows; the majority label is ",
@@ -238,23 +410,33 @@ static void put_confusion(Buf *out, const Metrics *m, const char *const *labels)
     }
 }
 
-static void put_sources(Buf *out, const Report *r) {
-    if (!r->source_count) return;
-    buf_puts(out, "\n  ");
-    put_cell(out, "source", NAME_COLUMNS);
-    buf_puts(out, "    rows    accuracy  [95 % interval]");
-    buf_puts(out, r->majority.n ? "    n-gram accuracy\n" : "\n");
-    for (size_t i = 0; i < r->source_count; i++) {
-        const ReportSource *s = &r->sources[i];
-        char n[32];
-        buf_puts(out, "  ");
-        put_cell(out, s->name, NAME_COLUMNS);
-        buf_printf(out, "%8s%10.2f %%  [%6.2f, %6.2f]", count_text(n, s->metrics.n),
-                   100 * s->metrics.accuracy.value, 100 * s->metrics.accuracy.low,
-                   100 * s->metrics.accuracy.high);
-        if (s->ngram_accuracy >= 0) buf_printf(out, "%15.2f %%", 100 * s->ngram_accuracy);
-        buf_puts(out, "\n");
+/* What the numbers may be held against. */
+static void put_references(Buf *out, const Report *r) {
+    char shown[64];
+    const int label = report_constant(r);
+    const double constant = (double)r->router.classes[label].support / (double)r->router.n;
+    buf_printf(out, "\n  always '%s': %.2f %%\n",
+               text_excerpt(shown, 40, r->labels[label], strlen(r->labels[label])), 100 * constant);
+    const cJSON *item;
+    cJSON_ArrayForEach(item, r->context) {
+        ReportContext c;
+        char what[84];
+        report_context(&c, item);
+        buf_printf(out, "  %s: %.2f %%", text_excerpt(what, 60, c.what, strlen(c.what)),
+                   100 * c.accuracy.value);
+        if (c.n)
+            buf_printf(out, "  [%.2f, %.2f], n %llu", 100 * c.accuracy.low, 100 * c.accuracy.high,
+                       (unsigned long long)c.n);
+        buf_printf(out, "\n    (%s)\n", text_excerpt(what, 80, c.source, strlen(c.source)));
     }
+}
+
+static void put_decided(Buf *out, const Report *r) {
+    const PolicyOutcome *o = &r->outcome;
+    if (!report_may_abstain(r)) return;
+    buf_printf(out, "  answered %.2f %%  [%.2f, %.2f] of the rows, of them right %.2f %%  [%.2f, %.2f]\n",
+               100 * o->coverage.value, 100 * o->coverage.low, 100 * o->coverage.high,
+               100 * o->precision.value, 100 * o->precision.low, 100 * o->precision.high);
 }
 
 /* A line of the head: up to 90 columns of a path or name. */
@@ -275,7 +457,21 @@ void report_table(Buf *out, const Report *r) {
     put_summary(out, r);
     put_class_table(out, r);
     put_confusion(out, &r->router, r->labels);
-    put_sources(out, r);
+    put_references(out, r);
+    put_decided(out, r);
+    if (r->sources.count) slices_table(out, &r->sources, r->labels, 0);
+    for (size_t i = 0; i < r->slice_count; i++) slices_table(out, &r->slices[i], r->labels, 0);
+    if (r->robust.rows) robust_table(out, &r->robust);
+    if (r->suspects_path) {
+        const ListingSuspects *c = &r->suspects;
+        put_head(out, "\n  suspects:", r->suspects_path);
+        buf_printf(out, "  %s labels judged, %s doubted, %s of them confidently%s\n",
+                   count_text(n, c->judged), count_text(t, c->suspects), count_text(u, c->confident),
+                   r->held_out == REPORT_TRAINED ? "; of training rows, where doubts are too few"
+                   : r->held_out == REPORT_UNKNOWN
+                       ? "; a file does not tell whether it was trained on these rows"
+                       : "");
+    }
 }
 
 /* ---- verify ---- */
@@ -284,9 +480,9 @@ static void put_side(Buf *out, const char *key, const char *path, const Metrics 
     buf_printf(out, "  \"%s\": {\n    \"path\": ", key);
     put_text(out, path);
     buf_puts(out, ",\n    ");
-    put_interval(out, "accuracy", &m->accuracy);
+    metrics_put_json(out, "accuracy", &m->accuracy);
     buf_puts(out, ",\n    ");
-    put_interval(out, "macro_f1", &m->macro_f1);
+    metrics_put_json(out, "macro_f1", &m->macro_f1);
     buf_printf(out, ",\n    \"nll\": %.10g\n  },\n", m->nll.value);
 }
 
@@ -298,7 +494,7 @@ void report_drop_json(Buf *out, const ReportDrop *r) {
     put_side(out, "model", r->model, &r->first);
     put_side(out, "against", r->against, &r->second);
     buf_puts(out, "  ");
-    put_interval(out, "agreement", &d->agreement);
+    metrics_put_json(out, "agreement", &d->agreement);
     buf_printf(out, ",\n  \"macro_f1_drop\": %.10g,\n  \"worst_class\": {\"label\": ", d->macro_f1_drop);
     put_text(out, d->worst_class >= 0 ? r->labels[d->worst_class] : "");
     buf_printf(out, ", \"f1_drop\": %.10g},\n  \"class_f1_drop\": {", d->worst_drop);
@@ -341,8 +537,10 @@ void report_free(Report *r) {
     metrics_free(&r->router);
     metrics_free(&r->majority);
     metrics_free(&r->ngram);
-    for (size_t i = 0; i < r->source_count; i++) metrics_free(&r->sources[i].metrics);
-    mem_free(r->sources);
+    metrics_free(&r->uncalibrated);
+    slices_free(&r->sources);
+    for (size_t i = 0; i < r->slice_count; i++) slices_free(&r->slices[i]);
+    mem_free(r->slices);
     *r = (Report){0};
 }
 

@@ -1,6 +1,6 @@
 #include "eval/rows.h"
 
-#include <math.h>
+#include <assert.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -60,8 +60,39 @@ static ErrCode source_index(int *out, Rows *rows, const char *name, Err *err) {
     return ERR_OK;
 }
 
-static ErrCode add(Rows *rows, const char *text, size_t n, int label, const char *source, const char *id,
-                   Err *err) {
+/* What is added. */
+typedef struct {
+    const char *text;
+    size_t n;
+    cJSON *choices; /* NULL: none */
+    const char *source, *id;
+    int label, file;
+    uint64_t line;
+    int32_t tags[ROWS_MEMBERS_MAX];
+} New;
+
+/* The options as people write them below a question. */
+static ErrCode put_choices(Buf *out, cJSON *choices, Err *err) {
+    cJSON *choice;
+    char letter = 'A';
+    if (!cJSON_IsArray(choices)) return err_set(err, ERR_FORMAT, "choices: expected an array");
+    cJSON_ArrayForEach(choice, choices) {
+        if (letter > 'Z') return err_set(err, ERR_FORMAT, "choices: expected at most 26");
+        if (cJSON_IsNumber(choice)) {
+            buf_printf(out, "\n%c. %.15g", letter++, choice->valuedouble);
+            continue;
+        }
+        if (!cJSON_IsString(choice))
+            return err_set(err, ERR_FORMAT, "choices: option %c is neither a string nor a number", letter);
+        size_t n;
+        const char *text = json_text(choice, &n);
+        buf_printf(out, "\n%c. ", letter++);
+        buf_put(out, text, n);
+    }
+    return ERR_OK;
+}
+
+static ErrCode add(Rows *rows, const New *new, Err *err) {
     if (rows->count == rows->cap) {
         const size_t cap = rows->cap ? rows->cap * 2 : 1024;
         Row *items = mem_resize(rows->items, cap, sizeof *items);
@@ -69,12 +100,16 @@ static ErrCode add(Rows *rows, const char *text, size_t n, int label, const char
         rows->items = items;
         rows->cap = cap;
     }
-    Row row = {.text_at = rows->bytes.len, .text_len = n, .label = label};
-    TRY(source_index(&row.source, rows, source, err));
-    buf_put(&rows->bytes, text, n);
+    Row row = {.text_at = rows->bytes.len, .label = new->label, .file = new->file, .line = new->line};
+    TRY(source_index(&row.source, rows, new->source, err));
+    buf_put(&rows->bytes, new->text, new->n);
+    if (new->choices) TRY(put_choices(&rows->bytes, new->choices, err));
+    row.text_len = rows->bytes.len - row.text_at;
     row.id_at = rows->bytes.len;
-    buf_put(&rows->bytes, id, strlen(id) + 1);
+    buf_put(&rows->bytes, new->id, strlen(new->id) + 1);
+    buf_put(&rows->tags, new->tags, rows->member_count * sizeof *new->tags);
     TRY(buf_ok(&rows->bytes, err));
+    TRY(buf_ok(&rows->tags, err));
     rows->items[rows->count++] = row;
     return ERR_OK;
 }
@@ -125,7 +160,7 @@ static ErrCode label_of(const char **out, const Record *record, const RowsRule *
                        rule->map_field, item ? "something else" : "no such member");
     const cJSON *label = cJSON_GetObjectItemCaseSensitive(rule->label_map, item->valuestring);
     *out = label ? label->valuestring : NULL;
-    if (label || rule->skip_unknown) return ERR_OK;
+    if (label || rule->skip_unknown || rule->unlabelled) return ERR_OK;
     char shown[84];
     text_excerpt(shown, 80, item->valuestring, strlen(item->valuestring));
     return err_set(err, ERR_FORMAT,
@@ -133,8 +168,28 @@ static ErrCode label_of(const char **out, const Record *record, const RowsRule *
                    rule->map_field, shown);
 }
 
+static ErrCode value_index(int32_t *out, Names *values, const cJSON *item, const char *key, Err *err) {
+    *out = -1;
+    if (!item || cJSON_IsNull(item)) return ERR_OK;
+    char shown[RECORD_NAME_MAX + 4];
+    if (cJSON_IsString(item))
+        (void)text_excerpt(shown, RECORD_NAME_MAX, item->valuestring, strlen(item->valuestring));
+    else if (cJSON_IsBool(item))
+        (void)snprintf(shown, sizeof shown, "%s", cJSON_IsTrue(item) ? "true" : "false");
+    else if (cJSON_IsNumber(item))
+        (void)snprintf(shown, sizeof shown, "%.15g", item->valuedouble);
+    else
+        return err_set(err, ERR_FORMAT, "%.100s: found %s, expected a string, a number or a boolean", key,
+                       cJSON_IsArray(item) ? "an array" : "an object");
+    size_t index = names_find(values, shown);
+    if (index == SIZE_MAX)
+        TRY(names_add(&index, values, values->count + 1 < ROWS_VALUES_MAX ? shown : "(further values)", err));
+    *out = (int32_t)index;
+    return ERR_OK;
+}
+
 static ErrCode add_record(Rows *rows, const Record *record, const RowsRule *rule, const char *const *labels,
-                          int K, const char *place, Err *err) {
+                          int K, const char *place, uint64_t line, Err *err) {
     bool pass;
     TRY(passes(&pass, record->tree, rule, err));
     if (!pass || !in_split(record, rule)) {
@@ -143,18 +198,38 @@ static ErrCode add_record(Rows *rows, const Record *record, const RowsRule *rule
     }
     const char *name;
     TRY(label_of(&name, record, rule, err));
-    if (!name && !rule->map_field) {
-        if (!rule->skip_unknown)
-            return err_set(err, ERR_FORMAT, "no label; --skip-unknown leaves such rows out");
-    }
     const int label = name ? find(labels, K, name) : -1;
-    if (label < 0) {
+    if (label < 0 && !rule->unlabelled) {
+        if (!name && !rule->skip_unknown)
+            return err_set(err, ERR_FORMAT, "no label; --skip-unknown leaves such rows out");
         if (!rule->skip_unknown) return unknown_label(name, labels, K, err);
         rows->skipped++;
         return ERR_OK;
     }
-    return add(rows, record->text, record->text_len, label, record->source, record->id ? record->id : place,
-               err);
+    RowText text = {record->text, record->text_len};
+    if (rule->take) TRY(rule->take(rule->arg, record, &text, err));
+    if (!text.text) {
+        rows->skipped++;
+        return ERR_OK;
+    }
+    New new = {.text = text.text,
+               .n = text.n,
+               .label = label,
+               .source = record->source,
+               .id = record->id ? record->id : place,
+               .file = (int)rows->files.count - 1,
+               .line = line};
+    if (rule->with_choices) {
+        new.choices = cJSON_GetObjectItemCaseSensitive(record->tree, "choices");
+        if (cJSON_IsNull(new.choices)) new.choices = NULL;
+    }
+    for (size_t m = 0; m < rows->member_count; m++) {
+        const char *key = rule->members.items[m];
+        TRY(value_index(&new.tags[m], &rows->values[m], cJSON_GetObjectItemCaseSensitive(record->tree, key),
+                        key, err));
+    }
+    rows->train += record->split && split_find(record->split) == SPLIT_TRAIN;
+    return add(rows, &new, err);
 }
 
 static bool is_blank(const char *s, size_t n) {
@@ -170,7 +245,11 @@ ErrCode rows_read(Rows *rows, const char *path, const RowsRule *rule, const char
     /* rows that the filters leave out may have no label: it is asked for afterwards */
     RecordRule optional = rule->record;
     optional.label_optional = true;
+    assert(rule->members.count <= ROWS_MEMBERS_MAX &&
+           (rows->count == 0 || rows->member_count == rule->members.count));
+    rows->member_count = rule->members.count;
     ErrCode rc = lines_open(&lines, path, err);
+    if (rc == ERR_OK) rc = flags_list_add(&rows->files, lines_path(lines), strlen(lines_path(lines)), err);
     while (rc == ERR_OK) {
         const char *text;
         size_t n;
@@ -181,7 +260,7 @@ ErrCode rows_read(Rows *rows, const char *path, const RowsRule *rule, const char
         char place[512];
         (void)snprintf(place, sizeof place, "%.480s:%zu", lines_path(lines), lines_number(lines));
         rc = record_parse(&record, &optional, text, n, err);
-        if (rc == ERR_OK) rc = add_record(rows, &record, rule, labels, K, place, err);
+        if (rc == ERR_OK) rc = add_record(rows, &record, rule, labels, K, place, lines_number(lines), err);
         if (rc == ERR_FORMAT) rc = err_context(err, rc, "%s", place);
     }
     record_free(&record);
@@ -191,7 +270,7 @@ ErrCode rows_read(Rows *rows, const char *path, const RowsRule *rule, const char
 
 /* ---- shard ---- */
 
-static ErrCode add_block(Rows *rows, const ShardBlock *block, const ShardInfo *info,
+static ErrCode add_block(Rows *rows, const ShardBlock *block, const ShardInfo *info, int first_file,
                          const int *label_of_shard, bool skip_unknown, const char *const *labels, int K,
                          Err *err) {
     for (size_t i = 0; i < block->count; i++) {
@@ -206,8 +285,15 @@ static ErrCode add_block(Rows *rows, const ShardBlock *block, const ShardInfo *i
             rows->skipped++;
             continue;
         }
-        const char *source = r->source < info->source_count ? info->sources[r->source] : NULL;
-        TRY(add(rows, r->text, r->text_len, label, source, place, err));
+        const New new = {.text = r->text,
+                         .n = r->text_len,
+                         .label = label,
+                         .source = r->source < info->source_count ? info->sources[r->source] : NULL,
+                         .id = place,
+                         .file = r->file < info->file_count ? first_file + (int)r->file : first_file,
+                         .line = r->line};
+        TRY(add(rows, &new, err));
+        rows->train += r->split == SPLIT_TRAIN;
     }
     return ERR_OK;
 }
@@ -221,10 +307,14 @@ ErrCode rows_read_shard(Rows *rows, Shard *shard, Split split, bool skip_unknown
         mem_new(&label_of_shard, (size_t)info->label_count + 1, sizeof *label_of_shard, "labels", err);
     for (int k = 0; rc == ERR_OK && k < info->label_count; k++)
         label_of_shard[k] = find(labels, K, info->labels[k]);
+    const int first_file = (int)rows->files.count;
+    for (size_t i = 0; rc == ERR_OK && i < info->file_count; i++)
+        rc = flags_list_add(&rows->files, info->files[i], strlen(info->files[i]), err);
     const size_t blocks = shard_blocks(shard, split);
     for (size_t b = 0; rc == ERR_OK && b < blocks; b++) {
         rc = shard_read(shard, &block, split, b, true, err);
-        if (rc == ERR_OK) rc = add_block(rows, &block, info, label_of_shard, skip_unknown, labels, K, err);
+        if (rc == ERR_OK)
+            rc = add_block(rows, &block, info, first_file, label_of_shard, skip_unknown, labels, K, err);
     }
     shard_block_free(&block);
     mem_free(label_of_shard);
@@ -254,10 +344,19 @@ const char *rows_id(const Rows *rows, size_t i) {
     return rows->bytes.data + rows->items[i].id_at;
 }
 
+int rows_tag(const Rows *rows, size_t i, size_t member) {
+    int32_t tag;
+    memcpy(&tag, rows->tags.data + (i * rows->member_count + member) * sizeof tag, sizeof tag);
+    return tag;
+}
+
 void rows_free(Rows *rows) {
     mem_free(rows->items);
     buf_free(&rows->bytes);
+    buf_free(&rows->tags);
     flags_list_free(&rows->sources);
+    flags_list_free(&rows->files);
+    for (size_t m = 0; m < ROWS_MEMBERS_MAX; m++) names_free(&rows->values[m]);
     *rows = (Rows){0};
 }
 
@@ -268,13 +367,16 @@ ErrCode rows_label_map(cJSON **out, const char *path, Err *err) {
     ErrCode rc = ERR_OK;
     if (!cJSON_IsObject(root))
         rc = err_set(err, ERR_FORMAT, "%s: expected a JSON object such as {\"anatomy\": \"health\"}", path);
-    const cJSON *item;
-    if (rc == ERR_OK) cJSON_ArrayForEach(item, root) {
-            if (cJSON_IsString(item)) continue;
+    cJSON *next = rc == ERR_OK ? root->child : NULL;
+    while (next && rc == ERR_OK) {
+        cJSON *item = next;
+        next = item->next;
+        if (item->string[0] == '_')
+            cJSON_Delete(cJSON_DetachItemViaPointer(root, item));
+        else if (!cJSON_IsString(item))
             rc = err_set(err, ERR_FORMAT, "%s: %.100s: expected a string, the name of a label", path,
                          item->string);
-            break;
-        }
+    }
     if (rc == ERR_OK)
         *out = root;
     else

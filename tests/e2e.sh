@@ -23,7 +23,7 @@ expect() {
 }
 
 # ---- help: complete, and on stdout -------------------------------------------------------------------------------------
-commands='tokenize pack train eval predict export inspect verify bench'
+commands='fetch tokenize pack train calibrate eval compare system live predict export inspect verify bench'
 expect 0 'usage: router COMMAND' "$router" --help
 for command in $commands; do
     expect 0 "^  $command " "$router" help
@@ -54,11 +54,36 @@ run=$work/run spm=$work/spm.model blob=$work/router.safetensors
 expect 0 'pieces' "$router" tokenize --train --input "$work/data.jsonl" --vocab-size 400 --out "$spm"
 expect 0 '[0-9]' "$router" tokenize 'please add the number 7' --model "$spm"
 expect 0 '"ids"' "$router" tokenize --json --input "$work/data.jsonl" --model "$spm"
+expect 0 '^240 rows in 1 file, 3 labels; 0 bad lines' "$router" data check "$work/data.jsonl" --tokenizer "$spm"
+expect 0 '"unit":"words"' "$router" data check --json --suspects "$work/suspects.jsonl" "$work/data.jsonl"
 expect 0 'math' "$router" pack "$work/data.jsonl" --model "$spm" --out "$work/data.shard"
 expect 0 'trained 200 steps' "$router" train "$work/data.jsonl" --config configs/tiny.json --tokenizer "$spm" --out "$run"
 expect 2 '--resume' "$router" train "$work/data.jsonl" --config configs/tiny.json --tokenizer "$spm" --out "$run"
+for command in mix split; do
+    expect 0 "^usage: router data $command" "$router" data "$command" --help
+    awk -v c="$command" 'length($0) > 130 { print "FAILED: data " c " --help has a line of " length($0); bad = 1 }
+        END { exit bad }' "$work/out" || bad=1
+done
+echo '{"sources": [{"path": "data.jsonl", "licence": "own", "weight": 1.5}]}' >"$work/mix.json"
+expect 0 '240 rows in, 360 out, 240 of them different' "$router" data mix "$work/mix.json" --out "$work/mixed.jsonl.zst"
+expect 0 '0 groups are in more than one split' "$router" data split "$work/mixed.jsonl.zst" --out "$work/divided.jsonl"
+expect 0 'trained 200 steps' "$router" train "$work/mix.json" --config configs/tiny.json --tokenizer "$spm" --out "$work/run3"
+expect 0 'trained 200 steps' "$router" train "$work/mix.json" --config configs/tiny.json --tokenizer "$spm" --out "$work/run3" \
+    --resume
+expect 0 '"weights":true' cat "$work/run3/mix.json"
+echo '{"text": "one more", "label": "math"}' >>"$work/data.jsonl"
+expect 2 'was trained on other data' "$router" train "$work/mix.json" --config configs/tiny.json --tokenizer "$spm" \
+    --out "$work/run3" --resume
+sed -i '$d' "$work/data.jsonl"
+echo '{"sources": [{"path": "data.jsonl", "wieght": 2}]}' >"$work/mix.json"
+expect 1 "mix.json: sources\\[0\\]: unknown key 'wieght'; did you mean 'weight'\\?" "$router" train "$work/mix.json" \
+    --config configs/tiny.json --tokenizer "$spm" --out "$work/run4"
 expect 0 'ccuracy' "$router" eval "$run"
 expect 0 '"macro_f1"' "$router" eval "$run" --json --no-baselines
+expect 0 'label_first' "$router" eval "$run" --robust --robust-rows 50 --slice length --report "$work/eval.html" --card
+expect 0 - test -s "$work/eval.json"
+expect 0 'rows | accuracy' cat "$run/model-best/README.md"
+expect 2 'training rows' "$router" eval "$run" --data "$work/data.jsonl" --suspects "$work/doubts.jsonl"
 expect 0 - "$router" export "$run" --out "$blob"
 cp "$blob" "$work/first"
 expect 0 - "$router" export "$run" --out "$blob"
@@ -69,6 +94,36 @@ expect 0 - "$router" verify "$blob"
 expect 0 - "$router" verify "$blob.zst"
 expect 0 - "$router" verify "$blob" --against "$run" --data "$work/data.jsonl" --max-drop 0.5
 expect 3 - "$router" verify "$blob" --against "$run" --data "$work/data.jsonl" --max-drop -1
+expect 0 '^0 answers differ' "$router" compare "$blob" "$blob.zst" --data "$work/data.jsonl" --no-speed
+expect 0 'McNemar' "$router" compare "$run" "$blob" --data "$work/data.jsonl" --report "$work/compare.html"
+expect 0 - "$router" eval "$run" --data "$work/data.jsonl" --no-baselines --predictions "$work/answers.jsonl"
+echo '{"max_flip_rate": 0, "max_accuracy_drop": 0}' >"$work/gate.json"
+expect 0 '2 of 2 rules passed' "$router" compare "$work/answers.jsonl" "$run" --data "$work/data.jsonl" --rules "$work/gate.json"
+echo '{"min_rows": 1000}' >"$work/gate.json"
+expect 3 '1 of 1 rules failed: min_rows is 240' "$router" compare "$run" "$blob" --data "$work/data.jsonl" --rules "$work/gate.json"
+echo '{"experts": [{"name": "a", "parameters_b": 7, "price_in": 1, "price_out": 2, "accuracy": 0.5},
+    {"name": "b", "parameters_b": 70, "price_in": 1, "price_out": 2, "accuracy": 0.9}]}' >"$work/experts.json"
+expect 0 'b \(best single\)' "$router" system "$blob" --experts "$work/experts.json" --data "$work/data.jsonl"
+# Calibrated: the folder, then what is exported from it (fitted again on its own logits), then that file by itself.
+expect 0 'temperature|nothing' "$router" calibrate "$run" --policy coverage=0.8 --fallback math --quiet
+expect 0 '"router_decision"' cat "$run/model-best/config.json"
+expect 0 'policy coverage=0.8 kept' "$router" export "$run" --out "$work/calibrated"
+expect 0 'abstains +where max_probability is below' "$router" inspect "$work/calibrated"
+expect 0 'coverage=0.8' "$router" calibrate "$work/calibrated" --data "$run" --policy coverage=0.8 --fallback math --json --quiet
+cp "$work/calibrated" "$work/first"
+expect 0 - "$router" calibrate "$work/calibrated" --data "$run" --policy coverage=0.8 --fallback math --quiet
+cmp "$work/calibrated" "$work/first" || { echo "FAILED: calibrating twice gives other bytes"; bad=1; }
+echo '{"abstain": 0.1}' >"$work/cost.json"
+expect 0 'stored in .*per_class' "$router" calibrate "$work/calibrated" --data "$work/data.jsonl" --policy "cost=$work/cost.json" \
+    --per-class --score entropy --out "$work/per_class" --quiet
+cmp "$work/calibrated" "$work/first" || { echo "FAILED: --out changed the file that it left"; bad=1; }
+expect 0 - "$router" verify "$work/per_class"
+expect 0 '"decision": "(math|abstain)", "abstained"' "$router" predict "$work/calibrated" "$work/data.jsonl"
+expect 2 "fallback: 'maht' is none of the router's labels; did you mean 'math'" "$router" calibrate "$run" \
+    --policy coverage=0.5 --fallback maht
+expect 2 'expected precision=P, coverage=C or cost=FILE' "$router" calibrate "$run" --policy best
+expect 3 'no threshold shows a precision' "$router" calibrate "$run" --policy precision=0.999999 --quiet
+expect 2 'give labelled rows' "$router" calibrate "$work/calibrated"
 printf 'please add divide the number 5\nplease doctor cough my body 1\nplease debug loop the code 2\n' >"$work/lines"
 for model in "$run" "$blob" "$blob.zst"; do
     expect 0 '"label": *"math"' "$router" predict "$model" "$work/lines" --lines

@@ -527,10 +527,21 @@ static void test_report(void **state) {
     assert_int_equal(metrics_compute(&r.router, p, y, N, K, 100, 0, NULL, &err), ERR_OK);
     assert_int_equal(metrics_compute(&r.majority, p, y, N, K, 100, 0, NULL, &err), ERR_OK);
     assert_int_equal(metrics_compute(&r.ngram, p, y, N, K, 100, 0, NULL, &err), ERR_OK);
-    assert_int_equal(mem_new(&r.sources, 1, sizeof *r.sources, "sources", &err), ERR_OK);
-    r.source_count = 1;
-    r.sources[0] = (ReportSource){.name = "so\"urce", .ngram_accuracy = 0.5};
-    assert_int_equal(metrics_compute(&r.sources[0].metrics, p, y, N, K, 1, 0, NULL, &err), ERR_OK);
+    const char *const source = "so\"urce";
+    const int group[N] = {0};
+    const SlicesRows rows = {p, p, y, N, K};
+    assert_int_equal(slices_compute(&r.sources, "source", &source, 1, group, &rows, &err), ERR_OK);
+    assert_int_equal(mem_new(&r.slices, 1, sizeof *r.slices, "slices", &err), ERR_OK);
+    assert_int_equal(slices_compute(&r.slices[r.slice_count++], "\x01key", &source, 1, group, &rows, &err),
+                     ERR_OK);
+    curves_reliability(&r.reliability, p, y, N, K);
+    double score[N];
+    bool right[N];
+    for (int i = 0; i < N; i++) {
+        score[i] = p[i * K + metrics_best(p + i * K, K)];
+        right[i] = metrics_best(p + i * K, K) == y[i];
+    }
+    assert_int_equal(curves_risk(&r.risk, "max_probability", score, right, N, &err), ERR_OK);
     Buf json = {0}, table = {0};
     report_json(&json, &r);
     report_table(&table, &r);

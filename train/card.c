@@ -66,3 +66,90 @@ ErrCode card_save(const char *dir, const Config *config, const CkptCard *card, E
     buf_free(&out);
     return rc;
 }
+
+/* ---- results ---- */
+
+enum { CARD_MAX = 1 << 20 };
+
+static void put_index(Buf *out, const CardResult *results, size_t count) {
+    buf_puts(out, "model-index:\n- name: router\n  results:\n");
+    for (size_t i = 0; i < count; i++) {
+        buf_puts(out, "  - task:\n      type: text-classification\n    dataset:\n      name: ");
+        text_put_json(out, results[i].set, strlen(results[i].set));
+        buf_printf(
+            out,
+            "\n      type: jsonl\n    metrics:\n    - type: accuracy\n      value: %.6f\n    - type: f1\n"
+            "      name: macro F1\n      value: %.6f\n",
+            results[i].accuracy, results[i].macro_f1);
+    }
+}
+
+/* A name inside a table of Markdown: one line, no column of its own, no markup. */
+static void put_name(Buf *out, const char *name) {
+    for (; *name; name++) {
+        if (strchr("|\\`*_<>[]&#", *name)) buf_puts(out, "\\");
+        buf_put(out, (unsigned char)*name < ' ' ? " " : name, 1);
+    }
+}
+
+static void put_section(Buf *out, const CardResult *results, size_t count) {
+    buf_puts(out,
+             "## Evaluation\n\n| set | rows | accuracy, % [95 % interval] | macro F1, % | ECE |\n"
+             "| --- | ---: | ---: | ---: | ---: |\n");
+    for (size_t i = 0; i < count; i++) {
+        const CardResult *r = &results[i];
+        buf_puts(out, "| ");
+        put_name(out, r->set);
+        buf_printf(out, " | %llu | %.2f [%.2f, %.2f] | %.2f | %.4f |\n", (unsigned long long)r->n,
+                   100 * r->accuracy, 100 * r->low, 100 * r->high, 100 * r->macro_f1, r->ece);
+    }
+}
+
+/* Where `line` begins a line of text[from..to), or `to`. */
+static size_t find_line(const char *text, size_t from, size_t to, const char *line) {
+    const size_t n = strlen(line);
+    for (size_t i = from; i + n <= to; i++)
+        if ((i == 0 || text[i - 1] == '\n') && memcmp(text + i, line, n) == 0) return i;
+    return to;
+}
+
+/* Front matter, without its old index; then the rest, without its old section. */
+static ErrCode replace(Buf *out, const Buf *old, const CardResult *results, size_t count, const char *path,
+                       Err *err) {
+    const char *text = old->data;
+    const size_t n = old->len, end = n > 4 ? find_line(text, 4, n, "---\n") : n;
+    if (end == n || memcmp(text, "---\n", 4) != 0)
+        return err_set(err, ERR_FORMAT,
+                       "%s: expected a model card that begins with front matter between lines of ---", path);
+    const size_t index = find_line(text, 4, end, "model-index:");
+    size_t next =
+        index; /* the key behind it: the next line that neither is indented nor an item of its list */
+    while (next < end && (next == index || text[next] == ' ' || text[next] == '-' || text[next] == '\n')) {
+        const char *line_end = memchr(text + next, '\n', end - next);
+        next = line_end ? (size_t)(line_end - text) + 1 : end;
+    }
+    buf_put(out, text, index);
+    put_index(out, results, count);
+    buf_put(out, text + next, end - next);
+    const size_t section = find_line(text, end, n, "## Evaluation");
+    const size_t behind = section < n ? find_line(text, section + 3, n, "## ") : n;
+    buf_put(out, text + end, section - end);
+    if (section == n) buf_puts(out, "\n");
+    put_section(out, results, count);
+    if (behind < n) buf_puts(out, "\n");
+    buf_put(out, text + behind, n - behind);
+    return buf_ok(out, err);
+}
+
+ErrCode card_set_results(const char *dir, const CardResult *results, size_t count, Err *err) {
+    Buf old = {0}, new = {0};
+    char *path = file_join(dir, "README.md");
+    if (!path) return err_set(err, ERR_MEMORY, "out of memory");
+    ErrCode rc = file_read(&old, path, CARD_MAX, err);
+    if (rc == ERR_OK) rc = replace(&new, &old, results, count, path, err);
+    if (rc == ERR_OK) rc = file_save(path, new.data, new.len, err);
+    mem_free(path);
+    buf_free(&old);
+    buf_free(&new);
+    return rc;
+}
