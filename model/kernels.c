@@ -54,6 +54,23 @@ static void widen(float *y, const Act *in, size_t n) {
 
 /* ---- norm ---- */
 
+/* A sum in two levels: the rounding is that of a few sums of 16, not of one of hundreds. */
+typedef struct {
+    V all, some;
+    int count;
+} Sum;
+
+static inline void sum_add(Sum *s, V v) {
+    s->some += v;
+    if (++s->count % 16) return;
+    s->all += s->some;
+    s->some = splat(0);
+}
+
+static inline float sum_end(const Sum *s) {
+    return sum_of(s->all + s->some);
+}
+
 static void norm(Act *out, Act *kept, float *rstd, const Act *in, const Act *residual, const float *w,
                  const float *b, const Dropout *drop, int from, int to, int H, float eps, float *s) {
     const VU first = iota(0);
@@ -63,22 +80,21 @@ static void norm(Act *out, Act *kept, float *rstd, const Act *in, const Act *res
         const size_t at = (size_t)n * (size_t)H;
         Mask m = {0};
         if (drop->p > 0) m = mask_of(drop, drop->row[n]);
-        V sum = splat(0);
+        Sum sum = {splat(0), splat(0), 0}, squares = sum;
         for (int h = 0; h < H; h += W) {
             const int k = H - h < W ? H - h : W;
             V v = act_load_some(x + at + h, k);
             if (drop->p > 0) v *= mask_factor(&m, first + (uint32_t)h);
             if (r) v += act_load_some(r + at + h, k);
-            sum += v;
+            sum_add(&sum, v);
             store_some(s + h, v, k);
         }
-        const float mean = sum_of(sum) / (float)H;
-        V squares = splat(0);
+        const float mean = sum_end(&sum) / (float)H;
         for (int h = 0; h < H; h += W) {
             const V c = load_some(s + h, H - h < W ? H - h : W, mean) - mean;
-            squares += c * c;
+            sum_add(&squares, c * c);
         }
-        const float inverse = 1 / sqrtf(sum_of(squares) / (float)H + eps);
+        const float inverse = 1 / sqrtf(sum_end(&squares) / (float)H + eps);
         if (rstd) rstd[n] = inverse;
         for (int h = 0; h < H; h += W) {
             const int k = H - h < W ? H - h : W;
@@ -97,17 +113,17 @@ static void norm_grad(float *dx, float *dr, float *dw, float *db, const float *d
         const size_t at = (size_t)n * (size_t)H;
         const float *g = dy + at;
         const ActNumber *c = xhat + at;
-        V sum = splat(0), sum_c = splat(0);
+        Sum sum = {splat(0), splat(0), 0}, sum_c = sum;
         for (int h = 0; h < H; h += W) {
             const int k = H - h < W ? H - h : W;
             const V gv = load_some(g + h, k, 0), cv = act_load_some(c + h, k),
                     gw = gv * load_some(w + h, k, 0);
-            sum += gw;
-            sum_c += gw * cv;
+            sum_add(&sum, gw);
+            sum_add(&sum_c, gw * cv);
             store_some(dw + h, load_some(dw + h, k, 0) + gv * cv, k);
             store_some(db + h, load_some(db + h, k, 0) + gv, k);
         }
-        const float mean = sum_of(sum) / (float)H, mean_c = sum_of(sum_c) / (float)H;
+        const float mean = sum_end(&sum) / (float)H, mean_c = sum_end(&sum_c) / (float)H;
         Mask m = {0};
         if (drop->p > 0) m = mask_of(drop, drop->row[n]);
         for (int h = 0; h < H; h += W) {
@@ -130,10 +146,19 @@ static void bias(float *y, const float *b, int from, int to, int O) {
     }
 }
 
+/* Blocks of rows have sums of their own, so that the rounding is not that of N terms. */
 static void column_sums(float *sums, const float *x, int N, int O, int from, int to) {
-    for (int n = 0; n < N; n++) {
-        const float *row = x + (size_t)n * (size_t)O;
-        for (int j = from; j < to; j++) sums[j] += row[j];
+    enum { COLUMNS = 64, ROWS = 64 };
+    for (int j0 = from; j0 < to; j0 += COLUMNS) {
+        const int columns = to - j0 < COLUMNS ? to - j0 : COLUMNS;
+        for (int n0 = 0; n0 < N; n0 += ROWS) {
+            float part[COLUMNS] = {0};
+            for (int n = n0; n < N && n < n0 + ROWS; n++) {
+                const float *row = x + (size_t)n * (size_t)O + j0;
+                for (int j = 0; j < columns; j++) part[j] += row[j];
+            }
+            for (int j = 0; j < columns; j++) sums[j0 + j] += part[j];
+        }
     }
 }
 

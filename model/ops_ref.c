@@ -108,6 +108,22 @@ static void ref_linear_real(Ops *o, real *y, real *pre, const real *x, const rea
         }
 }
 
+/* y[0..I) (+)= sum over t < terms of a[t * stride] * rows[t][0..I), rounded once: what others are compared with may not
+ * round at every term. */
+static void add_products(real *y, bool add, const real *a, size_t stride, const real *rows, int terms,
+                         int I) {
+    enum { BLOCK = 64 };
+    for (int from = 0; from < I; from += BLOCK) {
+        const int count = I - from < BLOCK ? I - from : BLOCK;
+        double sum[BLOCK] = {0};
+        for (int t = 0; t < terms; t++)
+            for (int i = 0; i < count; i++)
+                sum[i] +=
+                    (double)a[(size_t)t * stride] * (double)rows[(size_t)t * (size_t)I + (size_t)(from + i)];
+        for (int i = 0; i < count; i++) y[from + i] = (real)((add ? (double)y[from + i] : 0) + sum[i]);
+    }
+}
+
 static void ref_linear_real_grad(Ops *o, real *dx, int add_dx, real *dw, real *db, real *dy, const real *x,
                                  const real *w, const real *pre, int N, int O, int I) {
     (void)o;
@@ -117,14 +133,14 @@ static void ref_linear_real_grad(Ops *o, real *dx, int add_dx, real *dw, real *d
         dy[i] =
             (real)((double)dy[i] * (0.5 * (1 + erf(z * SQRT_HALF)) + z * INV_SQRT_2PI * exp(-0.5 * z * z)));
     }
-    if (dx && !add_dx) memset(dx, 0, (size_t)N * (size_t)I * sizeof *dx);
-    for (int n = 0; n < N; n++)
-        for (int j = 0; j < O; j++) {
-            const real g = dy[(size_t)n * (size_t)O + (size_t)j];
-            if (dx) axpy(dx + (size_t)n * (size_t)I, (double)g, w + (size_t)j * (size_t)I, I);
-            axpy(dw + (size_t)j * (size_t)I, (double)g, x + (size_t)n * (size_t)I, I);
-            db[j] += g;
-        }
+    for (int n = 0; dx && n < N; n++)
+        add_products(dx + (size_t)n * (size_t)I, add_dx, dy + (size_t)n * (size_t)O, 1, w, O, I);
+    for (int j = 0; j < O; j++) {
+        add_products(dw + (size_t)j * (size_t)I, true, dy + j, (size_t)O, x, N, I);
+        double sum = 0;
+        for (int n = 0; n < N; n++) sum += (double)dy[(size_t)n * (size_t)O + (size_t)j];
+        db[j] = (real)((double)db[j] + sum);
+    }
 }
 
 static void ref_linear(Ops *o, Act *y, Act *pre, const Act *x, const real *w, const real *b, int N, int O,
@@ -199,8 +215,6 @@ static void ref_norm_grad(Ops *o, real *dx, real *dr, real *dw, real *db, const 
             const double g = (double)dy[at + (size_t)h], c = (double)xhat[at + (size_t)h];
             mean += g * (double)w[h] / H;
             mean_xhat += g * (double)w[h] * c / H;
-            dw[h] = (real)((double)dw[h] + g * c);
-            db[h] = (real)((double)db[h] + g);
         }
         for (int h = 0; h < H; h++) {
             const size_t i = at + (size_t)h;
@@ -209,6 +223,16 @@ static void ref_norm_grad(Ops *o, real *dx, real *dr, real *dw, real *db, const 
             if (dr) dr[i] = (real)ds;
             dx[i] = (real)(ds * drop_factor(drop, key, h));
         }
+    }
+    for (int h = 0; h < H; h++) {
+        double sum = 0, sum_xhat = 0;
+        for (int n = 0; n < N; n++) {
+            const size_t i = (size_t)n * (size_t)H + (size_t)h;
+            sum += (double)dy[i];
+            sum_xhat += (double)dy[i] * (double)xhat[i];
+        }
+        dw[h] = (real)((double)dw[h] + sum_xhat);
+        db[h] = (real)((double)db[h] + sum);
     }
 }
 
