@@ -293,6 +293,8 @@ static void test_round_trip(void **state) {
         size_t whole;
         encode(trained, (TokenizerRule){.no_specials = true}, text.data, text.len, &ids, &whole);
         assert_int_equal(ids.len, whole * sizeof(int32_t));
+        assert_true(whole <=
+                    text.len + 1); /* a word that it has not learnt: its characters and the mark before it */
         tokens += whole;
         bytes += text.len;
         for (size_t i = 0; i < whole; i++) {
@@ -306,7 +308,8 @@ static void test_round_trip(void **state) {
         buf_free(&ids);
         buf_free(&back);
     }
-    assert_true(tokens < bytes); /* it has learnt longer pieces than characters, though not of every word */
+    assert_true(3 * tokens <
+                bytes); /* it has learnt longer pieces than characters, though not of every word */
 }
 
 static void expect_train(const char *text, size_t n, int pieces, ErrCode want, const char *message) {
