@@ -1,10 +1,10 @@
 /* model/cuda.h - what the host's part of the CUDA backend (C) calls in the files of kernels (.cu).
  *
  * All pointers are to device memory unless said otherwise; structs are the host's. Nothing waits. Functions of
- * cuda_attention.cu return the cudaError_t of their launches as int; those of cuda_kernels.cu leave it in
- * cudaPeekAtLastError.
+ * cuda_attention.cu return the cudaError_t of their launches as int; those of cuda_kernels.cu and
+ * cuda_update.cu leave it in cudaPeekAtLastError.
  *
- * In cuda_kernels.cu, `bf16` says that Act arrays are bfloat16, otherwise they are float. Sizes and alignment are arbitrary:
+ * In these two, `bf16` says that Act arrays are bfloat16, otherwise they are float. Sizes and alignment are arbitrary:
  * accesses of 16 bytes are taken where the pointers and the rows allow them. Sums are taken in an order that depends on the
  * sizes alone. */
 #ifndef MODEL_CUDA_H
