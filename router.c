@@ -85,26 +85,34 @@ static ErrCode print_help(const Command *command, Err *err) {
 
 /* The command that words[0..count) begin with, and how many of them its name is: one, or two ("data check"). */
 static ErrCode find_command(const Command **out, int *taken, int count, char **words, Err *err) {
-    const char *names[COMMAND_COUNT];
-    char name[64], shown[64];
-    bool group = false;
+    const char *names[COMMAND_COUNT], *seconds[COMMAND_COUNT];
+    size_t second_count = 0;
+    char name[64], shown[64], group[256] = "";
     for (size_t i = 0; i < COMMAND_COUNT; i++) {
         names[i] = COMMANDS[i]->name;
         const char *space = strchr(names[i], ' ');
-        const size_t first = space ? (size_t)(space - names[i]) : strlen(names[i]);
+        const size_t first = space ? (size_t)(space - names[i]) : strlen(names[i]), n = strlen(group);
         if (strncmp(words[0], names[i], first) != 0 || words[0][first]) continue;
         *out = COMMANDS[i];
         *taken = space ? 2 : 1;
         if (!space || (count > 1 && strcmp(words[1], space + 1) == 0)) return ERR_OK;
-        group = true;
+        seconds[second_count++] = space + 1;
+        (void)snprintf(group + n, sizeof group - n, "%s%s", n ? ", " : "", space + 1);
     }
-    (void)snprintf(name, sizeof name, "%s%s%s", words[0], group && count > 1 ? " " : "",
-                   group && count > 1 ? words[1] : "");
+    if (second_count && count == 1)
+        return err_set(err, ERR_ARGUMENT, "'%s' is not all of a command: expected %s and one of %s", words[0],
+                       words[0], group);
+    (void)snprintf(name, sizeof name, "%s%s%s", words[0], second_count ? " " : "",
+                   second_count ? words[1] : "");
     text_excerpt(shown, 56, name, strlen(name));
-    if (group && count == 1)
-        return err_set(err, ERR_ARGUMENT, "'%s' needs a second word; see 'router --help'", shown);
-    const char *near = text_nearest(name, names, COMMAND_COUNT);
-    if (near) return err_set(err, ERR_ARGUMENT, "unknown command '%s'; did you mean '%s'?", shown, near);
+    const char *near = second_count ? text_nearest(words[1], seconds, second_count)
+                                    : text_nearest(words[0], names, COMMAND_COUNT);
+    if (near)
+        return err_set(err, ERR_ARGUMENT, "unknown command '%s'; did you mean '%s%s%s'?", shown,
+                       second_count ? words[0] : "", second_count ? " " : "", near);
+    if (second_count)
+        return err_set(err, ERR_ARGUMENT, "unknown command '%s'; expected %s and one of %s", shown, words[0],
+                       group);
     return err_set(err, ERR_ARGUMENT, "unknown command '%s'; see 'router --help'", shown);
 }
 

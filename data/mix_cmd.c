@@ -55,7 +55,13 @@ static ErrCode run(const void *options, const FlagList *arguments, FILE *out, Er
     Progress progress = {0};
     MixReport report = {0};
     MixRule rule = {.manifest = &manifest, .out = o->out, .weights = o->weights, .progress = &progress};
-    ErrCode rc = manifest_read(&manifest, arguments->items[0], err);
+    const char *path = arguments->items[0];
+    if (file_exists(path) && !manifest_is(path))
+        return err_set(
+            err, ERR_ARGUMENT,
+            "%s: expected a manifest, a file NAME.json such as {\"sources\": [{\"path\": \"%.200s\"}]}", path,
+            path);
+    ErrCode rc = manifest_read(&manifest, path, err);
     if (rc == ERR_OK) rc = threads_open(&rule.threads, (int)o->threads, err);
     if (rc == ERR_OK) rc = mix_write(&report, &rule, err);
     if (rc == ERR_OK) rc = print(o, &report, &rule, out, err);
