@@ -61,16 +61,10 @@ static void put_overview(Buf *out) {
         "failed; 130 interrupted, after saving.\n");
 }
 
-static ErrCode print(const Buf *text, FILE *out, Err *err) {
-    TRY(buf_ok(text, err));
-    if (fwrite(text->data, 1, text->len, out) == text->len) return ERR_OK;
-    return err_set(err, ERR_IO, "stdout: %s", strerror(errno));
-}
-
 static ErrCode print_overview(FILE *out, Err *err) {
     Buf text = {0};
     put_overview(&text);
-    const ErrCode rc = print(&text, out, err);
+    const ErrCode rc = buf_print(&text, out, err);
     buf_free(&text);
     return rc;
 }
@@ -78,7 +72,7 @@ static ErrCode print_overview(FILE *out, Err *err) {
 static ErrCode print_help(const Command *command, Err *err) {
     Buf text = {0};
     flags_help(&text, command);
-    const ErrCode rc = print(&text, stdout, err);
+    const ErrCode rc = buf_print(&text, stdout, err);
     buf_free(&text);
     return rc;
 }

@@ -1,8 +1,8 @@
 #include "core/buf.h"
 
+#include <errno.h>
 #include <stdarg.h>
 #include <stdint.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "core/mem.h"
@@ -54,6 +54,15 @@ void buf_printf(Buf *buf, const char *fmt, ...) {
 
 ErrCode buf_ok(const Buf *buf, Err *err) {
     return buf->failed ? err_set(err, ERR_MEMORY, "out of memory for a text of %zu bytes", buf->len) : ERR_OK;
+}
+
+ErrCode buf_print(const Buf *buf, FILE *out, Err *err) {
+    char why[128];
+    TRY(buf_ok(buf, err));
+    errno = 0;
+    if (buf->len == 0 || fwrite(buf->data, 1, buf->len, out) == buf->len) return ERR_OK;
+    if (strerror_r(errno, why, sizeof why) != 0) (void)snprintf(why, sizeof why, "error %d", errno);
+    return err_set(err, ERR_IO, "stdout: %s", why);
 }
 
 void buf_clear(Buf *buf) {

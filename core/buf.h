@@ -5,6 +5,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdio.h>
 
 #include "core/err.h"
 
@@ -23,6 +24,9 @@ char *buf_reserve(Buf *buf, size_t n);
 
 /* ERR_MEMORY if any write failed. */
 ErrCode buf_ok(const Buf *buf, Err *err) ERR_CHECKED;
+
+/* buf_ok, and all bytes to a command's `out`. Nothing is flushed: router.c asks at the end whether stdout failed. */
+ErrCode buf_print(const Buf *buf, FILE *out, Err *err) ERR_CHECKED;
 
 void buf_clear(Buf *buf); /* empty, keeps the memory */
 void buf_free(Buf *buf);

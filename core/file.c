@@ -136,6 +136,11 @@ void file_list_free(char **names, size_t count) {
     mem_free(names);
 }
 
+const char *file_base(const char *path) {
+    const char *slash = strrchr(path, '/');
+    return slash ? slash + 1 : path;
+}
+
 char *file_join(const char *dir, const char *name) {
     const size_t a = strlen(dir), b = strlen(name);
     char *path = mem_resize(NULL, a + b + 2, 1);

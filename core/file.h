@@ -35,6 +35,9 @@ bool file_is_dir(const char *path);
 ErrCode file_list(char ***names, size_t *count, const char *dir, Err *err) ERR_CHECKED;
 void file_list_free(char **names, size_t count);
 
+/* What follows the last '/'. Borrowed. */
+const char *file_base(const char *path);
+
 /* "dir/name" into a new string, or NULL. Free with mem_free. */
 char *file_join(const char *dir, const char *name);
 

@@ -34,6 +34,12 @@ size_t text_utf8_prefix(const char *s, size_t n) {
     return n;
 }
 
+bool text_is_blank(const char *s, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        if (s[i] != ' ' && s[i] != '\t' && s[i] != '\r') return false;
+    return true;
+}
+
 const char *text_nearest(const char *word, const char *const *names, size_t count) {
     const size_t n = strlen(word);
     size_t best = n / 3 + 1; /* more edits than that is another word */
@@ -97,10 +103,14 @@ const char *text_grouped(char out[32], uint64_t v) {
     return out;
 }
 
+size_t text_characters(const char *s, size_t n) {
+    size_t count = 0;
+    for (size_t i = 0; i < n; i++) count += ((unsigned char)s[i] & 0xc0) != 0x80;
+    return count;
+}
+
 int text_columns(const char *s) {
-    int n = 0;
-    for (; *s; s++) n += ((unsigned char)*s & 0xc0) != 0x80;
-    return n;
+    return (int)text_characters(s, strlen(s));
 }
 
 void text_put_json(Buf *out, const char *s, size_t n) {

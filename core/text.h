@@ -16,6 +16,9 @@ size_t text_utf8_prefix(const char *s, size_t n);
  * counts as one character U+FFFD. */
 size_t text_utf8_next(const char *s, size_t n, uint32_t *cp);
 
+/* Nothing but spaces, tabs and carriage returns: a line to pass over. */
+bool text_is_blank(const char *s, size_t n);
+
 /* The name nearest to `word` by edit distance, or NULL when none is near enough to be a misspelling of it. */
 const char *text_nearest(const char *word, const char *const *names, size_t count);
 
@@ -25,6 +28,9 @@ const char *text_excerpt(char *out, size_t max, const char *s, size_t n);
 
 /* "1,234,567"; returns out. A number of 64 bits takes 26 characters. */
 const char *text_grouped(char out[32], uint64_t v);
+
+/* Characters of valid UTF-8. */
+size_t text_characters(const char *s, size_t n);
 
 /* Columns of valid UTF-8 on a terminal, one for each character. */
 int text_columns(const char *s);

@@ -34,11 +34,7 @@ static const Flag FLAGS[] = {
      "[default: all]."},
     {"seed", NULL, FLAG_INT, offsetof(AugmentOptions, seed), "42", 0, 9007199254740992.0, NULL,
      "What all chance comes from."},
-    {"text_field", NULL, FLAG_STRING, offsetof(AugmentOptions, text_field), NULL, 0, 0, "MEMBER",
-     "#Rows\nMember that holds the prompt [default: the first of text, prompt, query, sentence, question, "
-     "instruction, input, messages]."},
-    {"label_field", NULL, FLAG_STRING, offsetof(AugmentOptions, label_field), NULL, 0, 0, "MEMBER",
-     "Member that holds the label [default: the first of label, domain, category, target, intent, class]."},
+    RECORD_FLAGS("#Rows\n", offsetof(AugmentOptions, text_field), offsetof(AugmentOptions, label_field)),
     {"unsplit", NULL, FLAG_BOOL, offsetof(AugmentOptions, unsplit), NULL, 0, 0, NULL,
      "Take rows that name no split as well; they must then all be for training, for a variant of a test row "
      "gives it away."},
@@ -246,9 +242,7 @@ static ErrCode report(const Augment *a, uint64_t lines, FILE *out, Err *err) {
         put_json(&text, a, lines);
     else
         put_report(&text, a, lines);
-    ErrCode rc = buf_ok(&text, err);
-    if (rc == ERR_OK && (fwrite(text.data, 1, text.len, out) != text.len || fflush(out) != 0))
-        rc = err_set(err, ERR_IO, "cannot write the report");
+    const ErrCode rc = buf_print(&text, out, err);
     buf_free(&text);
     return rc;
 }

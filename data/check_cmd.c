@@ -18,11 +18,7 @@ typedef struct {
 #define AT(field) offsetof(CheckOptions, field)
 
 static const Flag FLAGS[] = {
-    {"text_field", NULL, FLAG_STRING, AT(text_field), NULL, 0, 0, "MEMBER",
-     "#Data\nMember that holds the prompt [default: the first of text, prompt, query, sentence, question, "
-     "instruction, input, messages]."},
-    {"label_field", NULL, FLAG_STRING, AT(label_field), NULL, 0, 0, "MEMBER",
-     "Member that holds the label [default: the first of label, domain, category, target, intent, class]."},
+    RECORD_FLAGS("#Data\n", AT(text_field), AT(label_field)),
     {"against", NULL, FLAG_LIST, AT(against), NULL, 0, 0, "FILE",
      "A benchmark, whose texts must not be in the data; it needs no labels."},
     {"tokenizer", "model", FLAG_STRING, AT(tokenizer), NULL, 0, 0, "PATH",
@@ -58,9 +54,7 @@ static ErrCode print(const Doctor *doctor, const CheckOptions *o, FILE *out, Err
         doctor_put_json(&text, doctor);
     else
         doctor_put_text(&text, doctor);
-    ErrCode rc = buf_ok(&text, err);
-    if (rc == ERR_OK && (fwrite(text.data, 1, text.len, out) != text.len || fflush(out) != 0))
-        rc = err_set(err, ERR_IO, "cannot write the report");
+    const ErrCode rc = buf_print(&text, out, err);
     buf_free(&text);
     return rc;
 }

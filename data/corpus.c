@@ -241,12 +241,6 @@ static ErrCode note_skipped(Job *j, const Err *why, Err *err) {
     return ERR_OK;
 }
 
-static bool is_blank(const char *s, size_t n) {
-    for (size_t i = 0; i < n; i++)
-        if (s[i] != ' ' && s[i] != '\t' && s[i] != '\r') return false;
-    return true;
-}
-
 static void sign_row(void *arg, const ScanRow *row, void *slot, int thread) {
     (void)thread;
     const Job *j = arg;
@@ -370,7 +364,7 @@ static ErrCode start_labels(Job *j, Err *err) {
     for (size_t i = 0; i < given->count; i++) {
         const char *label = given->items[i];
         size_t at;
-        if (is_blank(label, strlen(label))) return err_set(err, ERR_ARGUMENT, "labels: an empty label");
+        if (text_is_blank(label, strlen(label))) return err_set(err, ERR_ARGUMENT, "labels: an empty label");
         TRY(names_add(&at, &j->labels, label, err));
         if (at != i) return err_set(err, ERR_ARGUMENT, "labels: '%.100s' is given twice", label);
     }

@@ -23,11 +23,7 @@ typedef struct {
 
 /* clang-format off */
 #define CORPUS_FLAGS \
-    {"text_field", NULL, FLAG_STRING, offsetof(CorpusOptions, text_field), NULL, 0, 0, "MEMBER", \
-     "#Data\nMember that holds the prompt [default: the first of text, prompt, query, sentence, question, " \
-     "instruction, input, messages]."}, \
-    {"label_field", NULL, FLAG_STRING, offsetof(CorpusOptions, label_field), NULL, 0, 0, "MEMBER", \
-     "Member that holds the label [default: the first of label, domain, category, target, intent, class]."}, \
+    RECORD_FLAGS("#Data\n", offsetof(CorpusOptions, text_field), offsetof(CorpusOptions, label_field)), \
     {"labels", NULL, FLAG_LIST, offsetof(CorpusOptions, labels), NULL, 0, 0, "A,B,C", \
      "The labels in the order of the classifier's outputs; a row with another label is an error " \
      "[default: those in the data, sorted]."}, \

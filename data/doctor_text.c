@@ -13,9 +13,8 @@ static double percent(uint64_t part, uint64_t whole) {
 /* A text in `width` columns of a terminal at most, filled up with spaces. */
 static void put_padded(Buf *out, const char *s, int width) {
     char cut[128];
-    int columns = 0;
     text_excerpt(cut, width - 3 > 0 ? (size_t)width - 3 : 1, s, strlen(s));
-    for (const char *c = cut; *c; c++) columns += ((unsigned char)*c & 0xc0) != 0x80;
+    const int columns = text_columns(cut);
     buf_printf(out, "%s%*s", cut, width > columns ? width - columns : 0, "");
 }
 

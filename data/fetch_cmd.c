@@ -398,9 +398,7 @@ static ErrCode report(const Job *j, FILE *out, Err *err) {
         put_json(&text, j);
     else
         put_report(&text, j);
-    ErrCode rc = buf_ok(&text, err);
-    if (rc == ERR_OK && (fwrite(text.data, 1, text.len, out) != text.len || fflush(out) != 0))
-        rc = err_set(err, ERR_IO, "cannot write the report");
+    const ErrCode rc = buf_print(&text, out, err);
     buf_free(&text);
     return rc;
 }

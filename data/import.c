@@ -321,11 +321,6 @@ static void files_free(Files *f) {
     inputs_close(&f->inputs);
 }
 
-static const char *base_name(const char *path) {
-    const char *slash = strrchr(path, '/');
-    return slash ? slash + 1 : path;
-}
-
 static ErrCode copy_name(char **out, const char *path, Err *err) {
     Buf name = {0};
     import_put_subject(&name, path);
@@ -342,7 +337,7 @@ static ErrCode copy_name(char **out, const char *path, Err *err) {
 static ErrCode add_file(Files *f, size_t at, const ImportFormat *format, const char *given, Err *err) {
     const Input *in = &f->inputs.items[at];
     ImportFile *file = &f->items[f->count++];
-    *file = (ImportFile){.format = format, .name = in->name, .path = in->path, .shown = base_name(in->name)};
+    *file = (ImportFile){.format = format, .name = in->name, .path = in->path, .shown = file_base(in->name)};
     const char *known = file->shown; /* the part of the path that may tell the split */
     if (given) {
         size_t n = strlen(given);

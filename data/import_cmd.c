@@ -197,9 +197,7 @@ static ErrCode report(const ImportReport *r, const ImportOptions *o, Progress *p
         put_json(&text, r, o);
     else
         put_report(&text, r, o);
-    ErrCode rc = buf_ok(&text, err);
-    if (rc == ERR_OK && (fwrite(text.data, 1, text.len, out) != text.len || fflush(out) != 0))
-        rc = err_set(err, ERR_IO, "cannot write the report");
+    const ErrCode rc = buf_print(&text, out, err);
     buf_free(&text);
     return rc;
 }

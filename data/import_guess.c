@@ -3,6 +3,7 @@
 #include <string.h>
 #include <strings.h>
 
+#include "core/file.h"
 #include "core/json.h"
 #include "core/text.h"
 #include "data/elements.h"
@@ -38,7 +39,7 @@ static size_t last_word(const char *s, size_t n) {
 
 /* "data/anatomy_test.csv.gz": where "anatomy_test" begins, and its length. "train-00000-of-00008" counts as "train". */
 static const char *stem_of(const char *path, size_t *n) {
-    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path, *of = strstr(name, "-of-");
+    const char *name = file_base(path), *of = strstr(name, "-of-");
     *n = strcspn(name, ".");
     if (of && (size_t)(of - name) < *n) {
         size_t at = (size_t)(of - name);

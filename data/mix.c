@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "core/file.h"
 #include "core/mem.h"
 #include "core/rng.h"
 #include "core/text.h"
@@ -100,15 +101,9 @@ static ErrCode open_inputs(Job *j, Err *err) {
 
 /* ---- rows ---- */
 
-static uint64_t characters(const char *s, size_t n) {
-    uint64_t count = 0;
-    for (size_t i = 0; i < n; i++) count += ((unsigned char)s[i] & 0xc0) != 0x80;
-    return count;
-}
-
 static MixFate filter(const ManifestSource *s, const Record *record) {
     if (!manifest_wants(s, record->tree)) return MIX_WHERE;
-    const uint64_t length = characters(record->text, record->text_len);
+    const uint64_t length = text_characters(record->text, record->text_len);
     return length < s->min_chars || length > s->max_chars ? MIX_LENGTH : MIX_TAKEN;
 }
 
@@ -388,8 +383,7 @@ static void put_origin(Buf *out, const Job *j, const ScanRow *row) {
     if (s->name || record->source) {
         put_member(out, "source", s->name ? s->name : record->source);
     } else {
-        const char *slash = strrchr(file, '/'), *base = slash ? slash + 1 : file,
-                   *end = strstr(base, ".jsonl");
+        const char *base = file_base(file), *end = strstr(base, ".jsonl");
         buf_puts(out, ", \"source\": ");
         text_put_json(out, base, end && end > base ? (size_t)(end - base) : strlen(base));
     }

@@ -37,9 +37,7 @@ static ErrCode print(const MixOptions *o, const MixReport *report, const MixRule
     ErrCode rc = buf_ok(&json, err);
     if (rc == ERR_OK) rc = buf_ok(&text, err);
     if (rc == ERR_OK && o->report) rc = file_save(o->report, json.data, json.len, err);
-    const Buf *shown = o->json ? &json : &text;
-    if (rc == ERR_OK && (fwrite(shown->data, 1, shown->len, out) != shown->len || fflush(out) != 0))
-        rc = err_set(err, ERR_IO, "cannot write the report");
+    if (rc == ERR_OK) rc = buf_print(o->json ? &json : &text, out, err);
     buf_free(&text);
     buf_free(&json);
     return rc;

@@ -183,9 +183,7 @@ static ErrCode report(const char *path, bool reused, bool json, Progress *progre
         put_json(&text, shard, path, reused);
     else
         put_summary(&text, shard, path, reused);
-    ErrCode rc = buf_ok(&text, err);
-    if (rc == ERR_OK && (fwrite(text.data, 1, text.len, out) != text.len || fflush(out) != 0))
-        rc = err_set(err, ERR_IO, "cannot write the summary");
+    const ErrCode rc = buf_print(&text, out, err);
     buf_free(&text);
     shard_close(shard);
     return rc;

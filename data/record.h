@@ -34,6 +34,17 @@ typedef struct {
     bool label_optional;                  /* predict and tokenize: label stays NULL when absent */
 } RecordRule;
 
+/* The two in a command's table of flags (core/flags.h): strings at these offsets of its options; `group` is "#Title\n",
+ * or "" inside a group. */
+/* clang-format off */
+#define RECORD_FLAGS(group, text_at, label_at) \
+    {"text_field", NULL, FLAG_STRING, text_at, NULL, 0, 0, "MEMBER", \
+     group "Member that holds the prompt [default: the first of text, prompt, query, sentence, question, " \
+     "instruction, input, messages]."}, \
+    {"label_field", NULL, FLAG_STRING, label_at, NULL, 0, 0, "MEMBER", \
+     "Member that holds the label [default: the first of label, domain, category, target, intent, class]."}
+/* clang-format on */
+
 /* Everything is borrowed from the Record until the next record_parse or record_free. */
 typedef struct {
     const char *text; /* any valid UTF-8, NUL possible */

@@ -7,6 +7,7 @@
 #include "core/lines.h"
 #include "core/mem.h"
 #include "core/stop.h"
+#include "core/text.h"
 
 typedef struct {
     uint32_t file;
@@ -68,12 +69,6 @@ static ErrCode flush(Group *g, Err *err) {
     return stop_requested() ? err_set(err, ERR_INTERRUPTED, "interrupted; nothing was written") : ERR_OK;
 }
 
-static bool is_blank(const char *s, size_t n) {
-    for (size_t i = 0; i < n; i++)
-        if (s[i] != ' ' && s[i] != '\t' && s[i] != '\r') return false;
-    return true;
-}
-
 static ErrCode read_input(Group *g, size_t file, Err *err) {
     Lines *lines;
     TRY(lines_open(&lines, g->scan->inputs->items[file].path, err));
@@ -84,7 +79,7 @@ static ErrCode read_input(Group *g, size_t file, Err *err) {
         bool more;
         rc = lines_next(lines, &line, &n, &more, err);
         if (rc != ERR_OK || !more) break;
-        if (is_blank(line, n)) continue;
+        if (text_is_blank(line, n)) continue;
         if (g->count == SCAN_GROUP_ROWS || (g->count && g->lines.len + n > SCAN_GROUP_BYTES))
             rc = flush(g, err);
         Waiting *w = &g->rows[g->count];

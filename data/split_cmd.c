@@ -223,9 +223,7 @@ static ErrCode print(const SplitOptions *o, const PartitionReport *report, FILE 
         put_json(&text, o, report);
     else
         put_text(&text, o, report);
-    ErrCode rc = buf_ok(&text, err);
-    if (rc == ERR_OK && (fwrite(text.data, 1, text.len, out) != text.len || fflush(out) != 0))
-        rc = err_set(err, ERR_IO, "cannot write the report");
+    const ErrCode rc = buf_print(&text, out, err);
     buf_free(&text);
     return rc;
 }

@@ -1,6 +1,5 @@
 #include "data/synth_cmd.h"
 
-#include <errno.h>
 #include <string.h>
 
 #include "core/file.h"
@@ -51,13 +50,6 @@ static const Flag FLAGS[] = {
      "Print the summary as one JSON object."},
     {"quiet", NULL, FLAG_BOOL, offsetof(SynthCmdOptions, quiet), NULL, 0, 0, NULL, "No progress."},
 };
-
-static ErrCode print(const Buf *text, FILE *out, Err *err) {
-    TRY(buf_ok(text, err));
-    if (!text->len || fwrite(text->data, 1, text->len, out) == text->len) return ERR_OK;
-    return err_set(err, ERR_IO, "stdout: %s",
-                   strerror(errno)); /* NOLINT(concurrency-mt-unsafe): one thread */
-}
 
 static void override(SynthPlan *p, const SynthCmdOptions *o) {
     if (o->max_rows) p->max_rows = o->max_rows;
@@ -231,7 +223,7 @@ static ErrCode dry_run(const SynthOptions *o, const SynthCmdOptions *c, FILE *ou
         rc = put_requests(&text, &bodies, err);
         put_estimate(&text, o->plan, &estimate);
     }
-    if (rc == ERR_OK) rc = print(&text, out, err);
+    if (rc == ERR_OK) rc = buf_print(&text, out, err);
     buf_free(&bodies);
     buf_free(&text);
     return rc;
@@ -271,7 +263,7 @@ static ErrCode run(const SynthOptions *o, const SynthCmdOptions *c, FILE *out, E
             put_json(&text, o->plan, &report, c->out);
         else
             put_table(&text, o->plan, &report, c->out);
-        rc = print(&text, out, err);
+        rc = buf_print(&text, out, err);
     }
     synth_report_free(&report);
     buf_free(&text);

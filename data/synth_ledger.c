@@ -122,14 +122,8 @@ size_t synth_ledger_without_topics(const SynthLedger *l) {
 
 /* ---- answers ---- */
 
-static size_t characters(const char *s) {
-    size_t n = 0;
-    for (; *s; s++) n += ((unsigned char)*s & 0xc0) != 0x80;
-    return n;
-}
-
 static bool is_fit(const SynthLedger *l, const char *text) {
-    const size_t chars = characters(text);
+    const size_t chars = text_characters(text, strlen(text));
     return chars >= (size_t)l->plan->min_chars && chars <= (size_t)l->plan->max_chars;
 }
 

@@ -246,8 +246,7 @@ static ErrCode measure(Bench *b, int sections, Err *err) {
 static ErrCode print_json(const cJSON *json, FILE *out, Err *err) {
     Buf text = {0};
     json_print(&text, json);
-    const ErrCode rc = buf_ok(&text, err);
-    if (rc == ERR_OK) (void)fwrite(text.data, 1, text.len, out); /* router.c asks whether stdout failed */
+    const ErrCode rc = buf_print(&text, out, err);
     buf_free(&text);
     return rc;
 }

@@ -307,12 +307,6 @@ static ErrCode read_line(Seen *seen, const Names *ids, const cJSON *line, size_t
     return ERR_OK;
 }
 
-static bool is_blank(const char *s, size_t n) {
-    for (size_t i = 0; i < n; i++)
-        if (s[i] != ' ' && s[i] != '\t') return false;
-    return true;
-}
-
 static ErrCode read_correctness(Seen *seen, const Names *ids, const char *path, Err *err) {
     Lines *lines = NULL;
     ErrCode rc = lines_open(&lines, path, err);
@@ -322,7 +316,7 @@ static ErrCode read_correctness(Seen *seen, const Names *ids, const char *path, 
         bool more;
         rc = lines_next(lines, &text, &n, &more, err);
         if (rc != ERR_OK || !more) break;
-        if (is_blank(text, n)) continue;
+        if (text_is_blank(text, n)) continue;
         cJSON *line;
         rc = json_parse(&line, text, n, err);
         if (rc == ERR_OK) {

@@ -152,12 +152,6 @@ static ErrCode read_line(Predictions *out, const char *text, size_t n, size_t nu
     return rc;
 }
 
-static bool is_blank(const char *s, size_t n) {
-    for (size_t i = 0; i < n; i++)
-        if (s[i] != ' ' && s[i] != '\t') return false;
-    return true;
-}
-
 ErrCode predictions_read(Predictions *out, const char *path, Err *err) {
     *out = (Predictions){0};
     Lines *lines = NULL;
@@ -171,7 +165,7 @@ ErrCode predictions_read(Predictions *out, const char *path, Err *err) {
         bool more;
         rc = lines_next(lines, &text, &n, &more, err);
         if (rc != ERR_OK || !more) break;
-        if (is_blank(text, n)) continue;
+        if (text_is_blank(text, n)) continue;
         rc = read_line(out, text, n, lines_number(lines), err);
         if (rc == ERR_FORMAT) (void)err_context(err, rc, "%s:%zu", path, lines_number(lines));
     }
@@ -201,7 +195,7 @@ ErrCode predictions_recognise(bool *out, const char *path, Err *err) {
     ErrCode rc = ERR_OK;
     do {
         rc = lines_next(lines, &text, &n, &more, err);
-    } while (rc == ERR_OK && more && is_blank(text, n));
+    } while (rc == ERR_OK && more && text_is_blank(text, n));
     if (rc == ERR_OK && more) *out = n >= HEAD && !memchr(text, 0, HEAD);
     lines_close(lines);
     return rc == ERR_FORMAT ? ERR_OK : rc; /* what cannot be read as lines may still be a blob */

@@ -89,8 +89,7 @@ static ErrCode put_model(cJSON *root, const char *model, const Predictor *p, Err
     TRY(put_text(entry, "kind", blob ? "blob" : run ? "run folder" : "folder", err));
     TRY(put(entry, "files", files = cJSON_CreateArray(), err));
     if (blob) {
-        const char *slash = strrchr(model, '/');
-        return put_file(files, "name", slash ? slash + 1 : model, model, err);
+        return put_file(files, "name", file_base(model), model, err);
     }
     for (size_t i = 0; i < sizeof NAMES / sizeof *NAMES; i++)
         TRY(put_if_there(files, predict_path(p), NAMES[i], err));

@@ -156,8 +156,7 @@ static ErrCode run_inspect(const void *options, const FlagList *arguments, FILE 
         put_json(&text, &blob, path);
     else
         put_summary(&text, &blob, path, o);
-    const ErrCode rc = buf_ok(&text, err);
-    if (rc == ERR_OK) (void)fwrite(text.data, 1, text.len, out); /* router.c asks whether stdout failed */
+    const ErrCode rc = buf_print(&text, out, err);
     buf_free(&text);
     blob_close(&blob);
     return rc;

@@ -80,12 +80,6 @@ static ErrCode put_text(const Source *s, const char *line, size_t n, Buf *bytes,
     return rc;
 }
 
-static bool is_blank(const char *line, size_t n) {
-    for (size_t i = 0; i < n; i++)
-        if (!strchr(" \t\r", line[i]) || line[i] == 0) return false;
-    return true;
-}
-
 /* The next text, appended to bytes; *more is false at the end of the last file. Blank lines are texts in
  * plain files and nothing in JSON files. */
 static ErrCode source_next(Source *s, Buf *bytes, bool *more, Err *err) {
@@ -100,7 +94,7 @@ static ErrCode source_next(Source *s, Buf *bytes, bool *more, Err *err) {
         const char *line;
         size_t n;
         TRY(lines_next(s->lines, &line, &n, more, err));
-        if (*more && s->json_field && is_blank(line, n)) continue;
+        if (*more && s->json_field && text_is_blank(line, n)) continue;
         if (*more) {
             const size_t before = bytes->len;
             ErrCode rc = put_text(s, line, n, bytes, err);
@@ -119,12 +113,6 @@ static ErrCode source_next(Source *s, Buf *bytes, bool *more, Err *err) {
 /* ---- tokenizing ---- */
 
 enum { BATCH_TEXTS = 1024, BATCH_BYTES = 4 << 20, COLUMNS = 100 };
-
-static int width_of(const char *s) {
-    int n = 0;
-    for (; *s; s++) n += ((unsigned char)*s & 0xc0) != 0x80;
-    return n;
-}
 
 static int32_t id_at(const Buf *ids, size_t i) {
     int32_t id;
@@ -151,7 +139,7 @@ static void put_columns(Buf *out, const Tokenizer *t, const TokenizerJob *job) {
         const char *piece = tokenizer_piece(t, id);
         char number[16];
         (void)snprintf(number, sizeof number, "%d", (int)id);
-        const int a = width_of(piece), b = (int)strlen(number), width = a > b ? a : b;
+        const int a = text_columns(piece), b = (int)strlen(number), width = a > b ? a : b;
         if (column && column + width + 2 > COLUMNS) {
             buf_printf(out, "\n%s\n\n", numbers.data ? numbers.data : "");
             buf_clear(&numbers);
@@ -196,10 +184,8 @@ static ErrCode flush(Batch *b, size_t count, Err *err) {
         else
             put_columns(&b->printed, b->tokenizer, &b->jobs[i]);
     }
-    TRY(buf_ok(&b->printed, err));
-    if (b->printed.len &&
-        (fwrite(b->printed.data, 1, b->printed.len, b->out) != b->printed.len || fflush(b->out) != 0))
-        return err_set(err, ERR_IO, "cannot write the ids");
+    TRY(buf_print(&b->printed, b->out, err));
+    if (fflush(b->out) != 0) return err_set(err, ERR_IO, "cannot write the ids");
     buf_clear(&b->texts);
     return ERR_OK;
 }
