@@ -1,24 +1,23 @@
 #include "eval/calibrate_cmd.h"
 
-#include <errno.h>
 #include <string.h>
 
 #include "core/file.h"
 #include "core/mem.h"
 #include "core/progress.h"
 #include "core/threads.h"
-#include "data/shard.h"
 #include "eval/calibrate_model.h"
 #include "eval/calibrate_report.h"
 #include "eval/predict.h"
-#include "eval/rows.h"
+#include "eval/rowset.h"
 
 typedef struct {
-    FlagList data, eval, ood;
-    char *split, *text_field, *label_field;
-    char *policy, *score, *fallback, *out, *backend;
-    bool skip_unknown, per_class, vector, save, json, quiet;
-    int64_t seed, threads, batch;
+    RowsetOptions rows; /* of these data, split and the fields */
+    FlagList eval, ood;
+    char *policy, *score, *fallback, *out;
+    bool per_class, vector, save, json;
+    int64_t seed;
+    PredictOptions model;
 } Options;
 
 /* Everything of one run; freed by close_all. */
@@ -44,20 +43,17 @@ static void close_all(Run *r) {
 /* ---- rows ---- */
 
 /* Names of sets go into the model: without the folders of this machine. */
-static const char *base_name(const char *path) {
-    const char *slash = strrchr(path, '/');
-    return slash && slash[1] ? slash + 1 : path;
+static void put_name(Run *r, int set, const char *path, Split split) {
+    Buf *name = &r->names[set];
+    buf_printf(name, "%s%s", name->len ? ", " : "", file_base(path));
+    if (split != SPLIT_COUNT) buf_printf(name, " (%s)", split_name(split));
 }
 
 static ErrCode read_shard(Run *r, int set, const char *path, Split split, Err *err) {
-    Shard *shard = NULL;
-    TRY(shard_open(&shard, path, err));
-    const ErrCode rc = rows_read_shard(&r->rows[set], shard, split, r->options->skip_unknown,
-                                       predict_labels(r->predictor), predict_classes(r->predictor), err);
-    shard_close(shard);
-    buf_printf(&r->names[set], "%s%s (%s)", r->names[set].len ? ", " : "", base_name(path),
-               split_name(split));
-    return rc;
+    TRY(rows_read_shard(&r->rows[set], path, split, r->options->rows.skip_unknown,
+                        predict_labels(r->predictor), predict_classes(r->predictor), err));
+    put_name(r, set, path, split);
+    return ERR_OK;
 }
 
 /* A file, or a run folder: the split of its shard. */
@@ -65,8 +61,7 @@ static ErrCode read_path(Run *r, int set, const char *path, const RowsRule *rule
     if (!file_is_dir(path)) {
         TRY(rows_read(&r->rows[set], path, rule, predict_labels(r->predictor), predict_classes(r->predictor),
                       err));
-        buf_printf(&r->names[set], "%s%s", r->names[set].len ? ", " : "", base_name(path));
-        if (rule->split != SPLIT_COUNT) buf_printf(&r->names[set], " (%s)", split_name(rule->split));
+        put_name(r, set, path, rule->split);
         return ERR_OK;
     }
     char *shard = file_join(path, "data.shard");
@@ -77,16 +72,15 @@ static ErrCode read_path(Run *r, int set, const char *path, const RowsRule *rule
 }
 
 static ErrCode read_fitted(Run *r, const char *model, Err *err) {
-    const Options *o = r->options;
+    const RowsetOptions *o = &r->options->rows;
     const char *shard = predict_shard(r->predictor);
     const Split named = o->split ? split_find(o->split) : SPLIT_COUNT;
     if (o->split && named == SPLIT_COUNT)
         return err_set(err, ERR_ARGUMENT, "split: found '%s', expected train, dev, calibration or test",
                        o->split);
     const Split split = o->split ? named : SPLIT_CALIBRATION;
-    const RowsRule rule = {.record = {.text_field = o->text_field, .label_field = o->label_field},
-                           .split = named,
-                           .skip_unknown = o->skip_unknown};
+    RowsRule rule = rowset_plain_rule(o);
+    rule.split = named;
     for (size_t i = 0; i < o->data.count; i++)
         TRY(read_path(r, CALIBRATE_FITTED, o->data.items[i], &rule, split, err));
     if (o->data.count == 0) {
@@ -107,16 +101,15 @@ static ErrCode read_fitted(Run *r, const char *model, Err *err) {
 
 static ErrCode read_rows(Run *r, const char *model, Err *err) {
     const Options *o = r->options;
-    RowsRule rule = {.record = {.text_field = o->text_field, .label_field = o->label_field},
-                     .split = SPLIT_COUNT,
-                     .skip_unknown = o->skip_unknown};
+    const FlagList *data = &o->rows.data;
+    RowsRule rule = rowset_plain_rule(&o->rows);
     TRY(read_fitted(r, model, err));
     for (size_t i = 0; i < o->eval.count; i++)
         TRY(read_path(r, CALIBRATE_TEST, o->eval.items[i], &rule, SPLIT_TEST, err));
-    for (size_t i = 0; o->eval.count == 0 && i < o->data.count; i++)
-        if (file_is_dir(o->data.items[i]))
-            TRY(read_path(r, CALIBRATE_TEST, o->data.items[i], &rule, SPLIT_TEST, err));
-    if (o->eval.count == 0 && o->data.count == 0)
+    for (size_t i = 0; o->eval.count == 0 && i < data->count; i++)
+        if (file_is_dir(data->items[i]))
+            TRY(read_path(r, CALIBRATE_TEST, data->items[i], &rule, SPLIT_TEST, err));
+    if (o->eval.count == 0 && data->count == 0)
         TRY(read_shard(r, CALIBRATE_TEST, predict_shard(r->predictor), SPLIT_TEST, err));
     rule.unlabelled = true;
     for (size_t i = 0; i < o->ood.count; i++)
@@ -165,10 +158,7 @@ static ErrCode print(const Run *r, FILE *out, Err *err) {
         else
             buf_puts(&text, "\nnot stored (--no-save)\n");
     }
-    ErrCode rc = buf_ok(&text, err);
-    errno = 0;
-    if (rc == ERR_OK && fwrite(text.data, 1, text.len, out) != text.len)
-        rc = err_set(err, ERR_IO, "stdout: error %d while writing the report", errno);
+    const ErrCode rc = buf_print(&text, out, err);
     buf_free(&text);
     return rc;
 }
@@ -179,8 +169,8 @@ static ErrCode work(Run *r, const char *model, FILE *out, Err *err) {
         return err_set(err, ERR_ARGUMENT,
                        "out: only for an exported file that is stored; a folder's config.json "
                        "is changed in place");
-    TRY(threads_open(&r->threads, (int)o->threads, err));
-    const PredictRule rule = {.backend = o->backend, .batch_rows = (int)o->batch};
+    TRY(threads_open(&r->threads, (int)o->model.threads, err));
+    const PredictRule rule = predict_options_rule(&o->model);
     TRY(predict_open(&r->predictor, model, &rule, r->threads, err));
     TRY(read_rows(r, model, err));
     TRY(fit(r, err));
@@ -190,7 +180,7 @@ static ErrCode work(Run *r, const char *model, FILE *out, Err *err) {
 
 static ErrCode run(const void *options, const FlagList *arguments, FILE *out, Err *err) {
     Run r = {.options = options};
-    progress_quiet(r.options->quiet);
+    progress_quiet(r.options->model.quiet);
     const ErrCode rc = work(&r, arguments->items[0], out, err);
     close_all(&r);
     return rc;
@@ -199,22 +189,17 @@ static ErrCode run(const void *options, const FlagList *arguments, FILE *out, Er
 #define AT(field) offsetof(Options, field)
 
 static const Flag FLAGS[] = {
-    {"data", NULL, FLAG_LIST, AT(data), NULL, 0, 0, "FILE",
+    {"data", NULL, FLAG_LIST, AT(rows.data), NULL, 0, 0, "FILE",
      "#Rows\nLabelled rows that training did not see, to fit on: JSONL, or a run folder (the split of its "
      "shard); "
      "default: the run's."},
-    {"split", NULL, FLAG_STRING, AT(split), NULL, 0, 0, "NAME",
+    {"split", NULL, FLAG_STRING, AT(rows.split), NULL, 0, 0, "NAME",
      "Split to fit on: calibration of a run; of JSONL all rows, unless a split is named."},
     {"eval", NULL, FLAG_LIST, AT(eval), NULL, 0, 0, "FILE",
      "Labelled rows to report on, from which nothing is fitted; default: the test split of the run."},
     {"ood", NULL, FLAG_LIST, AT(ood), NULL, 0, 0, "FILE",
      "Rows from elsewhere (labels optional): how well scores tell them apart, and calibration on them."},
-    {"text_field", NULL, FLAG_STRING, AT(text_field), NULL, 0, 0, "NAME",
-     "Member with the text, where it is not one of the usual names."},
-    {"label_field", NULL, FLAG_STRING, AT(label_field), NULL, 0, 0, "NAME",
-     "Member with the label, where it is not one of the usual names."},
-    {"skip_unknown", NULL, FLAG_BOOL, AT(skip_unknown), NULL, 0, 0, NULL,
-     "Leave out rows whose label the router does not know, instead of stopping."},
+    ROWSET_FIELD_FLAGS(Options, rows),
     {"policy", NULL, FLAG_STRING, AT(policy), NULL, 0, 0, "POLICY",
      "#Decision\nWhen to answer: precision=0.98, coverage=0.9 or cost=FILE; without, always."},
     {"score", NULL, FLAG_CHOICE, AT(score), "max_probability", 0, 0, "max_probability|margin|entropy|energy",
@@ -231,11 +216,7 @@ static const Flag FLAGS[] = {
     {"out", NULL, FLAG_STRING, AT(out), NULL, 0, 0, "FILE",
      "Write an exported file's result to this file, and leave it as it is."},
     {"json", NULL, FLAG_BOOL, AT(json), NULL, 0, 0, NULL, "Print JSON instead of the table."},
-    {"backend", NULL, FLAG_STRING, AT(backend), NULL, 0, 0, "NAME",
-     "#Model\nBackend for a folder, in fp32: auto (the default), x86, blas or ref."},
-    {"batch", "batch_size", FLAG_INT, AT(batch), "256", 1, 65536, NULL, "Rows handed to the model at once."},
-    {"threads", NULL, FLAG_INT, AT(threads), "0", 0, 1024, NULL, "Threads; 0: one per CPU."},
-    {"quiet", NULL, FLAG_BOOL, AT(quiet), NULL, 0, 0, NULL, "No progress."},
+    PREDICT_FLAGS_UNCUT(Options, model),
 };
 
 const Command calibrate_cmd = {

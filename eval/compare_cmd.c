@@ -1,6 +1,5 @@
 #include "eval/compare_cmd.h"
 
-#include <errno.h>
 #include <math.h>
 #include <string.h>
 
@@ -12,14 +11,16 @@
 #include "eval/answers.h"
 #include "eval/compare.h"
 #include "eval/compare_report.h"
+#include "eval/outputs.h"
 #include "eval/rowset.h"
 #include "eval/rules.h"
 
 typedef struct {
-    RowsetOptions rows; /* first: see ROWSET_FLAGS */
-    char *rules, *flips, *out, *report, *backend;
-    bool speed, json, quiet;
-    int64_t show_flips, seed, threads, batch, max_length;
+    RowsetOptions rows;
+    char *rules, *flips, *out, *report;
+    bool speed, json;
+    int64_t show_flips, seed;
+    PredictOptions model;
 } Options;
 
 enum { A, B, SIDES };
@@ -64,8 +65,7 @@ static void close_all(Run *r) {
 
 static ErrCode open_sides(Run *r, const FlagList *arguments, Err *err) {
     const Options *o = r->options;
-    const PredictRule rule = {
-        .backend = o->backend, .max_tokens = (int)o->max_length, .batch_rows = (int)o->batch};
+    const PredictRule rule = predict_options_rule(&o->model);
     for (int s = 0; s < SIDES; s++)
         TRY(answers_open(&r->sides[s].answers, arguments->items[s], &rule, r->threads, err));
     const Answers *a = &r->sides[A].answers, *b = &r->sides[B].answers;
@@ -79,7 +79,7 @@ static ErrCode open_sides(Run *r, const FlagList *arguments, Err *err) {
 static ErrCode open_all(Run *r, const FlagList *arguments, Err *err) {
     const Options *o = r->options;
     if (o->rules) TRY(rules_read(&r->rules, o->rules, err));
-    TRY(threads_open(&r->threads, (int)o->threads, err));
+    TRY(threads_open(&r->threads, (int)o->model.threads, err));
     TRY(open_sides(r, arguments, err));
     const Answers *a = &r->sides[A].answers, *b = &r->sides[B].answers;
     const bool models = a->predictor && b->predictor;
@@ -88,9 +88,9 @@ static ErrCode open_all(Run *r, const FlagList *arguments, Err *err) {
                      .time_ratio = models && o->speed ? 1 : (double)NAN /* measured later */};
     const ErrCode rc = rules_check(&r->rules, r->labels.names, r->labels.K, &r->report.facts, err);
     if (rc != ERR_OK) return err_context(err, rc, "%s", o->rules);
-    const char *shard = answers_shard(a) ? answers_shard(a) : answers_shard(b);
-    TRY(rowset_open(&r->set, &o->rows, shard, r->labels.names, r->labels.K, err));
-    const size_t n = r->set.rows.count, batch = (size_t)o->batch < n ? (size_t)o->batch : n;
+    const RowsetRule rows = {.shard = answers_shard(a) ? answers_shard(a) : answers_shard(b)};
+    TRY(rowset_open(&r->set, &o->rows, &rows, r->labels.names, r->labels.K, err));
+    const size_t n = r->set.rows.count, batch = (size_t)o->model.batch < n ? (size_t)o->model.batch : n;
     for (int s = 0; s < SIDES; s++) {
         Side *side = &r->sides[s];
         TRY(mem_new(&side->p, n * (size_t)r->labels.K, sizeof *side->p, "probabilities", err));
@@ -120,7 +120,7 @@ static ErrCode answer_group(Run *r, Side *side, size_t first, size_t count, Err 
 /* Groups of rows go to A then B, the next to B then A, so that both meet the same moods of the machine; one group
  * that is not counted comes before, so that neither pays for the first pages and the first clock speed. */
 static ErrCode answer_all(Run *r, Err *err) {
-    const size_t n = r->set.rows.count, group = (size_t)r->options->batch;
+    const size_t n = r->set.rows.count, group = (size_t)r->options->model.batch;
     const bool timed = isfinite(r->report.facts.time_ratio);
     Progress progress;
     progress_begin(&progress, "compare", n, 0);
@@ -171,7 +171,8 @@ static ErrCode compare_all(Run *r, Err *err) {
     report->set = &r->set;
     report->compare = &r->compare;
     report->rules = o->rules ? &r->rules : NULL;
-    report->timed_rows = (size_t)o->batch < r->set.rows.count ? (size_t)o->batch : r->set.rows.count;
+    report->timed_rows =
+        (size_t)o->model.batch < r->set.rows.count ? (size_t)o->model.batch : r->set.rows.count;
     report->threads = threads_count(r->threads);
     report->flips = (size_t)o->show_flips;
     return rules_judge(&r->rules, &r->compare, r->labels.names, &report->facts, err);
@@ -198,29 +199,19 @@ static ErrCode save_flips(const Run *r, const char *path, Err *err) {
 
 static ErrCode write_all(const Run *r, FILE *out, Err *err) {
     const Options *o = r->options;
-    Buf json = {0}, table = {0}, page = {0};
-    compare_report_json(&json, &r->report);
-    compare_report_table(&table, &r->report);
-    if (o->report) compare_report_html(&page, &r->report);
-    const Buf *shown = o->json ? &json : &table;
-    ErrCode rc = buf_ok(&json, err);
-    if (rc == ERR_OK) rc = buf_ok(&table, err);
-    if (rc == ERR_OK) rc = buf_ok(&page, err);
-    if (rc == ERR_OK && o->out) rc = file_save(o->out, json.data, json.len, err);
-    if (rc == ERR_OK && o->report) rc = file_save(o->report, page.data, page.len, err);
-    if (rc == ERR_OK && o->flips) rc = save_flips(r, o->flips, err);
-    errno = 0;
-    if (rc == ERR_OK && fwrite(shown->data, 1, shown->len, out) != shown->len)
-        rc = err_set(err, ERR_IO, "stdout: error %d while writing the comparison", errno);
-    buf_free(&json);
-    buf_free(&table);
-    buf_free(&page);
+    Outputs text = {0};
+    compare_report_json(&text.json, &r->report);
+    compare_report_table(&text.table, &r->report);
+    if (o->report) compare_report_html(&text.page, &r->report);
+    ErrCode rc = o->flips ? save_flips(r, o->flips, err) : ERR_OK;
+    if (rc == ERR_OK) rc = outputs_write(&text, o->out, o->report, o->json, out, err);
+    outputs_free(&text);
     return rc;
 }
 
 static ErrCode run(const void *options, const FlagList *arguments, FILE *out, Err *err) {
     Run r = {.options = options};
-    progress_quiet(r.options->quiet);
+    progress_quiet(r.options->model.quiet);
     ErrCode rc = open_all(&r, arguments, err);
     if (rc == ERR_OK) rc = compare_all(&r, err);
     if (rc == ERR_OK) rc = write_all(&r, out, err);
@@ -232,7 +223,7 @@ static ErrCode run(const void *options, const FlagList *arguments, FILE *out, Er
 #define AT(field) offsetof(Options, field)
 
 static const Flag FLAGS[] = {
-    ROWSET_FLAGS,
+    ROWSET_FLAGS(Options, rows),
     {"rules", NULL, FLAG_STRING, AT(rules), NULL, 0, 0, "FILE",
      "#Gate\nJSON object of limits (see below); exit status 3 when one is not met."},
     {"show_flips", NULL, FLAG_INT, AT(show_flips), "10", 0, 1e6, NULL,
@@ -246,13 +237,7 @@ static const Flag FLAGS[] = {
     {"speed", NULL, FLAG_BOOL, AT(speed), "true", 0, 0, NULL,
      "Time both while they answer in turn (two models only; the output then differs from run to run)."},
     {"seed", NULL, FLAG_INT, AT(seed), "0", 0, 9e15, NULL, "Seed of the bootstrap."},
-    {"max_length", "max_seq_length", FLAG_INT, AT(max_length), "0", 0, 65536, NULL,
-     "#Models\nTokens at which a folder's texts are cut; 0: the model's own rule."},
-    {"backend", NULL, FLAG_STRING, AT(backend), NULL, 0, 0, "NAME",
-     "Backend for a folder, in fp32: auto (the default), x86, blas or ref."},
-    {"batch", "batch_size", FLAG_INT, AT(batch), "256", 1, 65536, NULL, "Rows handed to a model at once."},
-    {"threads", NULL, FLAG_INT, AT(threads), "0", 0, 1024, NULL, "Threads; 0: one per CPU."},
-    {"quiet", NULL, FLAG_BOOL, AT(quiet), NULL, 0, 0, NULL, "No progress."},
+    PREDICT_FLAGS(Options, model),
 };
 
 const Command compare_cmd = {

@@ -1,6 +1,5 @@
 #include "eval/eval_cmd.h"
 
-#include <errno.h>
 #include <string.h>
 
 #include "core/file.h"
@@ -10,8 +9,6 @@
 #include "core/threads.h"
 #include "data/ngram.h"
 #include "data/script.h"
-#include "data/shard.h"
-#include "data/split.h"
 #include "eval/curves.h"
 #include "eval/held_out.h"
 #include "eval/listing.h"
@@ -21,16 +18,17 @@
 #include "eval/provenance.h"
 #include "eval/report.h"
 #include "eval/robust.h"
-#include "eval/rows.h"
+#include "eval/rowset.h"
 #include "eval/slices.h"
 #include "train/card.h"
 
 typedef struct {
-    FlagList data, train_data, filter, slice, also;
-    char *split, *set, *text_field, *label_field, *map_field, *label_map;
-    char *out, *predictions, *report, *system, *suspects, *backend;
-    bool skip_unknown, with_choices, baselines, robust, card, json, quiet;
-    int64_t robust_rows, mistakes, seed, threads, batch, max_length;
+    RowsetOptions rows;
+    FlagList train_data, slice, also;
+    char *set, *out, *predictions, *report, *system, *suspects;
+    bool with_choices, baselines, robust, card, json;
+    int64_t robust_rows, mistakes, seed;
+    PredictOptions model;
 } Options;
 
 /* What is sliced by: a member of the rows, or what is computed of them. */
@@ -42,12 +40,9 @@ typedef struct {
     const Options *options;
     Threads *threads;
     Predictor *predictor;
-    cJSON *map, *map_file, *provenance;
+    cJSON *map_file, *provenance;
     FlagList files, slices, members; /* read; sliced by; of these the rows' own members */
-    Buf set;
-    Rows rows, train;
-    RowText *texts, *train_texts;
-    int *labels, *train_labels;
+    Rowset set, train;
     float *logits;     /* (n, K) */
     double *p, *other; /* (n, K): of the router; of a baseline */
     double *score;     /* (n): of the decision */
@@ -58,20 +53,14 @@ typedef struct {
 
 static void close_all(Eval *e) {
     report_free(&e->report);
-    mem_free(e->texts);
-    mem_free(e->train_texts);
-    mem_free(e->labels);
-    mem_free(e->train_labels);
     mem_free(e->logits);
     mem_free(e->p);
     mem_free(e->other);
     mem_free(e->score);
     mem_free(e->abstained);
     mem_free(e->seen);
-    rows_free(&e->rows);
-    rows_free(&e->train);
-    buf_free(&e->set);
-    cJSON_Delete(e->map);
+    rowset_free(&e->set);
+    rowset_free(&e->train);
     cJSON_Delete(e->map_file);
     cJSON_Delete(e->provenance);
     flags_list_free(&e->files);
@@ -99,7 +88,7 @@ static bool listed(const FlagList *list, const char *text) {
 static ErrCode plan_slices(Eval *e, Err *err) {
     const Options *o = e->options;
     for (size_t i = 0; i <= o->slice.count; i++) {
-        const char *key = i < o->slice.count ? o->slice.items[i] : o->map_field;
+        const char *key = i < o->slice.count ? o->slice.items[i] : o->rows.map_field;
         if (!key || listed(&e->slices, key)) continue;
         TRY(flags_list_add(&e->slices, key, strlen(key), err));
         if (slice_kind(key) == SLICE_MEMBER) TRY(flags_list_add(&e->members, key, strlen(key), err));
@@ -112,13 +101,15 @@ static ErrCode plan_slices(Eval *e, Err *err) {
 
 static void group_rows(int *group, const Eval *e, int kind, size_t member) {
     Language language;
-    for (size_t i = 0; i < e->rows.count; i++) {
+    for (size_t i = 0; i < e->set.rows.count; i++) {
         switch (kind) {
-            case SLICE_SOURCE: group[i] = e->rows.items[i].source; break;
+            case SLICE_SOURCE: group[i] = e->set.rows.items[i].source; break;
             case SLICE_LENGTH: group[i] = slices_tokens(e->seen[i].tokens); break;
-            case SLICE_CHARACTERS: group[i] = slices_characters(e->texts[i]); break;
-            case SLICE_SCRIPT: group[i] = (int)script_of(&language, e->texts[i].text, e->texts[i].n); break;
-            default: group[i] = rows_tag(&e->rows, i, member);
+            case SLICE_CHARACTERS: group[i] = slices_characters(e->set.texts[i]); break;
+            case SLICE_SCRIPT:
+                group[i] = (int)script_of(&language, e->set.texts[i].text, e->set.texts[i].n);
+                break;
+            default: group[i] = rows_tag(&e->set.rows, i, member);
         }
     }
 }
@@ -134,15 +125,15 @@ static ErrCode slice_by(Slices *out, const Eval *e, const char *key, int *group,
     const struct {
         const char *const *names;
         size_t count;
-    } ALL[] = {{(const char *const *)e->rows.sources.items, e->rows.sources.count},
+    } ALL[] = {{(const char *const *)e->set.rows.sources.items, e->set.rows.sources.count},
                {SLICES_TOKENS, SLICES_LENGTHS},
                {SLICES_CHARACTERS, SLICES_LENGTHS},
                {scripts, SCRIPT_COUNT},
-               {(const char *const *)e->rows.values[member].items, e->rows.values[member].count}};
+               {(const char *const *)e->set.rows.values[member].items, e->set.rows.values[member].count}};
     const SlicesRows rows = {.p = e->p,
-                             .baseline = e->train.count ? e->other : NULL,
-                             .labels = e->labels,
-                             .n = e->rows.count,
+                             .baseline = e->train.rows.count ? e->other : NULL,
+                             .labels = e->set.labels,
+                             .n = e->set.rows.count,
                              .K = predict_classes(e->predictor)};
     return slices_compute(out, key, ALL[kind].names, ALL[kind].count, group, &rows, err);
 }
@@ -150,7 +141,7 @@ static ErrCode slice_by(Slices *out, const Eval *e, const char *key, int *group,
 static ErrCode measure_slices(Eval *e, Err *err) {
     Report *r = &e->report;
     int *group;
-    TRY(mem_new(&group, e->rows.count, sizeof *group, "the slices", err));
+    TRY(mem_new(&group, e->set.rows.count, sizeof *group, "the slices", err));
     ErrCode rc = slice_by(&r->sources, e, "source", group, err);
     if (rc == ERR_OK) rc = mem_new(&r->slices, e->slices.count + 1, sizeof *r->slices, "the slices", err);
     for (size_t i = 0; rc == ERR_OK && i < e->slices.count; i++) {
@@ -163,95 +154,42 @@ static ErrCode measure_slices(Eval *e, Err *err) {
 
 /* ---- rows ---- */
 
-static ErrCode split_of_flag(Split *out, const char *name, Split initial, Err *err) {
-    *out = name ? split_find(name) : initial;
-    if (name && strcmp(name, "all") == 0) return ERR_OK;
-    if (name && *out == SPLIT_COUNT)
-        return err_set(err, ERR_ARGUMENT,
-                       "split: found '%s', expected train, dev, calibration, test or (with --data) all",
-                       name);
-    return ERR_OK;
-}
-
-static ErrCode read_shard(Rows *rows, const char *path, Split split, bool skip_unknown, const Predictor *p,
-                          Err *err) {
-    Shard *shard = NULL;
-    TRY(shard_open(&shard, path, err));
-    const ErrCode rc =
-        rows_read_shard(rows, shard, split, skip_unknown, predict_labels(p), predict_classes(p), err);
-    shard_close(shard);
-    return rc;
-}
-
+/* Those of --data, then of the arguments; else the test split of a run folder. */
 static ErrCode read_rows(Eval *e, const FlagList *arguments, Err *err) {
     const Options *o = e->options;
-    const char *shard = predict_shard(e->predictor);
-    const size_t files = o->data.count + arguments->count - 1;
-    Split split;
-    if (files == 0) {
-        if (!shard)
-            return err_set(err, ERR_ARGUMENT,
-                           "%s: no run folder with a data.shard: give the rows with --data FILE",
-                           arguments->items[0]);
-        if (o->filter.count || o->map_field || o->with_choices || e->members.count)
-            return err_set(
-                err, ERR_ARGUMENT,
-                "--filter, --map-field, --with-choices and --slice by a member need --data: a shard "
-                "keeps no other members");
-        TRY(split_of_flag(&split, o->split, SPLIT_TEST, err));
-        if (split == SPLIT_COUNT) return err_set(err, ERR_ARGUMENT, "split: all needs --data");
-        buf_printf(&e->set, "%s (%s)", shard, split_name(split));
-        return read_shard(&e->rows, shard, split, o->skip_unknown, e->predictor, err);
-    }
-    RowsRule rule = {.record = {.text_field = o->text_field, .label_field = o->label_field},
-                     .map_field = o->map_field,
-                     .label_map = e->map,
-                     .filters = o->filter,
-                     .skip_unknown = o->skip_unknown,
-                     .members = e->members,
-                     .with_choices = o->with_choices};
-    TRY(split_of_flag(&rule.split, o->split, SPLIT_COUNT, err));
-    for (size_t i = 0; i < files; i++) {
-        const char *path = i < o->data.count ? o->data.items[i] : arguments->items[1 + i - o->data.count];
-        TRY(rows_read(&e->rows, path, &rule, predict_labels(e->predictor), predict_classes(e->predictor),
-                      err));
-        TRY(flags_list_add(&e->files, path, strlen(path), err));
-        buf_printf(&e->set, "%s%s", i ? ", " : "", path);
-    }
-    for (size_t i = 0; i < o->filter.count; i++)
-        buf_printf(&e->set, "%s%s", i ? ", " : " (", o->filter.items[i]);
-    if (o->filter.count) buf_puts(&e->set, ")");
-    if (rule.split != SPLIT_COUNT) buf_printf(&e->set, " (%s)", split_name(rule.split));
-    if (o->with_choices) buf_puts(&e->set, " with their choices");
-    return ERR_OK;
+    for (size_t i = 0; i < o->rows.data.count; i++)
+        TRY(flags_list_add(&e->files, o->rows.data.items[i], strlen(o->rows.data.items[i]), err));
+    for (size_t i = 1; i < arguments->count; i++)
+        TRY(flags_list_add(&e->files, arguments->items[i], strlen(arguments->items[i]), err));
+    const RowsetRule rule = {.model = arguments->items[0],
+                             .shard = predict_shard(e->predictor),
+                             .files = &e->files,
+                             .members = &e->members,
+                             .with_choices = o->with_choices};
+    return rowset_open(&e->set, &o->rows, &rule, predict_labels(e->predictor), predict_classes(e->predictor),
+                       err);
 }
 
+/* Labels are the rows' own: the label map is for what is measured. */
 static ErrCode read_train(Eval *e, const char *model, Err *err) {
-    const Options *o = e->options;
+    const FlagList *data = &e->options->train_data;
     const char *shard = predict_shard(e->predictor);
-    if (o->train_data.count == 0) {
-        if (!shard)
-            return err_set(err, ERR_ARGUMENT,
-                           "%s: no run folder with a data.shard: give the baselines' training rows with "
-                           "--train-data FILE, or leave them out with --no-baselines",
-                           model);
-        TRY(read_shard(&e->train, shard, SPLIT_TRAIN, true, e->predictor, err));
-    }
-    const RowsRule rule = {.record = {.text_field = o->text_field, .label_field = o->label_field},
-                           .split = SPLIT_TRAIN,
-                           .split_default = true,
-                           .skip_unknown = o->skip_unknown};
-    for (size_t i = 0; i < o->train_data.count; i++)
-        TRY(rows_read(&e->train, o->train_data.items[i], &rule, predict_labels(e->predictor),
-                      predict_classes(e->predictor), err));
-    if (e->train.count == 0) return err_set(err, ERR_ARGUMENT, "no training rows for the baselines");
-    return rows_views(&e->train_texts, &e->train_labels, &e->train, err);
+    RowsetOptions rows = e->options->rows;
+    rows.map_field = rows.label_map = NULL;
+    if (data->count == 0) rows.skip_unknown = true;
+    if (data->count == 0 && !shard)
+        return err_set(err, ERR_ARGUMENT,
+                       "%s: no run folder with a data.shard: give the baselines' training rows with "
+                       "--train-data FILE, or leave them out with --no-baselines",
+                       model);
+    return rowset_open_chosen(&e->train, &rows, data, "train", shard, predict_labels(e->predictor),
+                              predict_classes(e->predictor), err);
 }
 
 /* ---- numbers ---- */
 
 static ErrCode measure(Metrics *out, const Eval *e, const double *p, Err *err) {
-    return metrics_compute(out, p, e->labels, e->rows.count, predict_classes(e->predictor), 0,
+    return metrics_compute(out, p, e->set.labels, e->set.rows.count, predict_classes(e->predictor), 0,
                            (uint64_t)e->options->seed, e->threads, err);
 }
 
@@ -260,8 +198,9 @@ static ErrCode majority_baseline(Eval *e, Err *err) {
     const size_t K = (size_t)predict_classes(e->predictor);
     double *share;
     TRY(mem_new(&share, K, sizeof *share, "class shares", err));
-    for (size_t i = 0; i < e->train.count; i++) share[e->train_labels[i]] += 1 / (double)e->train.count;
-    for (size_t i = 0; i < e->rows.count; i++) memcpy(e->other + i * K, share, K * sizeof *share);
+    for (size_t i = 0; i < e->train.rows.count; i++)
+        share[e->train.labels[i]] += 1 / (double)e->train.rows.count;
+    for (size_t i = 0; i < e->set.rows.count; i++) memcpy(e->other + i * K, share, K * sizeof *share);
     e->report.majority_label = metrics_best(share, (int)K);
     mem_free(share);
     return measure(&e->report.majority, e, e->other, err);
@@ -270,9 +209,9 @@ static ErrCode majority_baseline(Eval *e, Err *err) {
 static ErrCode ngram_baseline(Eval *e, Err *err) {
     const NgramRule rule = {.seed = (uint64_t)e->options->seed};
     Ngram *ngram = NULL;
-    ErrCode rc = ngram_train(&ngram, e->train_texts, e->train_labels, e->train.count,
+    ErrCode rc = ngram_train(&ngram, e->train.texts, e->train.labels, e->train.rows.count,
                              predict_classes(e->predictor), &rule, e->threads, err);
-    if (rc == ERR_OK) rc = ngram_predict(ngram, e->other, e->texts, e->rows.count, e->threads, err);
+    if (rc == ERR_OK) rc = ngram_predict(ngram, e->other, e->set.texts, e->set.rows.count, e->threads, err);
     if (rc == ERR_OK) rc = measure(&e->report.ngram, e, e->other, err);
     ngram_free(ngram);
     return rc;
@@ -281,7 +220,7 @@ static ErrCode ngram_baseline(Eval *e, Err *err) {
 static ErrCode measure_decisions(Eval *e, Err *err) {
     Report *r = &e->report;
     const DecideRule *rule = predict_rule(e->predictor);
-    const size_t n = e->rows.count, K = (size_t)predict_classes(e->predictor);
+    const size_t n = e->set.rows.count, K = (size_t)predict_classes(e->predictor);
     int *said = NULL;
     float *score = NULL;
     bool *right = NULL;
@@ -294,13 +233,13 @@ static ErrCode measure_decisions(Eval *e, Err *err) {
         score[i] = answer.score;
         e->score[i] = (double)answer.score;
         e->abstained[i] = answer.abstained;
-        right[i] = answer.label == e->labels[i];
+        right[i] = answer.label == e->set.labels[i];
     }
     const char *name = decide_score_name(rule->score == DECIDE_ALWAYS ? DECIDE_MAX_PROBABILITY : rule->score);
     if (rc == ERR_OK) rc = curves_risk(&r->risk, name, e->score, right, n, err);
     if (rc == ERR_OK && rule->score != DECIDE_ALWAYS) {
         const Policy none = {0};
-        const PolicyRows rows = {.truth = e->labels, .label = said, .score = score, .n = n, .K = (int)K};
+        const PolicyRows rows = {.truth = e->set.labels, .label = said, .score = score, .n = n, .K = (int)K};
         r->outcome = policy_measure(rule, &none, &rows);
     }
     mem_free(said);
@@ -316,9 +255,9 @@ static ErrCode measure_uncalibrated(Eval *e, Err *err) {
     const int K = predict_classes(e->predictor);
     if (rule->temperature == 1.0F && !rule->vector) return ERR_OK;
     const DecideRule plain = {.temperature = 1};
-    for (size_t i = 0; i < e->rows.count; i++)
+    for (size_t i = 0; i < e->set.rows.count; i++)
         (void)decide_probabilities(e->other + i * (size_t)K, e->logits + i * (size_t)K, K, &plain);
-    curves_reliability(&r->reliability_before, e->other, e->labels, e->rows.count, K);
+    curves_reliability(&r->reliability_before, e->other, e->set.labels, e->set.rows.count, K);
     return measure(&r->uncalibrated, e, e->other, err);
 }
 
@@ -326,9 +265,9 @@ static ErrCode measure_uncalibrated(Eval *e, Err *err) {
 
 static Listing listing_of(const Eval *e) {
     const DecideRule *rule = predict_rule(e->predictor);
-    return (Listing){.rows = &e->rows,
-                     .texts = e->texts,
-                     .label = e->labels,
+    return (Listing){.rows = &e->set.rows,
+                     .texts = e->set.texts,
+                     .label = e->set.labels,
                      .p = e->p,
                      .abstained = rule->score == DECIDE_ALWAYS ? NULL : e->abstained,
                      .labels = predict_labels(e->predictor),
@@ -339,30 +278,30 @@ static Listing listing_of(const Eval *e) {
 static ErrCode check_held_out(Eval *e, Err *err) {
     const Options *o = e->options;
     const char *shard = predict_shard(e->predictor);
-    uint64_t known = e->rows.train;
+    uint64_t known = e->set.rows.train;
     size_t first = 0;
     if (!o->suspects) return ERR_OK;
-    if (shard && !known) TRY(held_out_check(&known, &first, shard, e->texts, e->rows.count, err));
+    if (shard && !known) TRY(held_out_check(&known, &first, shard, e->set.texts, e->set.rows.count, err));
     e->report.held_out = known ? REPORT_TRAINED : shard ? REPORT_HELD_OUT : REPORT_UNKNOWN;
     if (known == 0) return ERR_OK;
-    if (o->split && strcmp(o->split, "train") == 0) {
+    if (o->rows.split && strcmp(o->rows.split, "train") == 0) {
         progress_note(
             NULL,
             "warning: %llu of %zu rows are of the training split: the router has learnt their labels, "
             "right or wrong, and doubts too few of them",
-            (unsigned long long)known, e->rows.count);
+            (unsigned long long)known, e->set.rows.count);
         return ERR_OK;
     }
-    if (e->rows.train)
+    if (e->set.rows.train)
         return err_set(err, ERR_ARGUMENT,
                        "--suspects: %llu of %zu rows are of the training split, whose labels the router has "
                        "learnt, right or wrong: name another with --split, or train with --split train",
-                       (unsigned long long)known, e->rows.count);
+                       (unsigned long long)known, e->set.rows.count);
     return err_set(
         err, ERR_ARGUMENT,
         "--suspects: %llu of %zu rows (the first: %.100s) are in %s as training rows, whose labels the "
         "router has learnt, right or wrong: leave them out, or name them with --split train",
-        (unsigned long long)known, e->rows.count, rows_id(&e->rows, first), shard);
+        (unsigned long long)known, e->set.rows.count, rows_id(&e->set.rows, first), shard);
 }
 
 /* ---- output ---- */
@@ -476,15 +415,12 @@ static ErrCode write_report(const Eval *e, const char *model, FILE *out, Err *er
     Buf json = {0}, table = {0};
     report_json(&json, &e->report);
     report_table(&table, &e->report);
-    const Buf *shown = o->json ? &json : &table;
     ErrCode rc = buf_ok(&json, err);
     if (rc == ERR_OK) rc = buf_ok(&table, err);
     if (rc == ERR_OK && o->out) rc = save_json(&json, o->out, err);
     if (rc == ERR_OK && o->predictions) rc = listing_predictions(&listing, o->predictions, err);
     if (rc == ERR_OK && (o->report || o->card)) rc = save_tree(e, &json, model, err);
-    errno = 0;
-    if (rc == ERR_OK && fwrite(shown->data, 1, shown->len, out) != shown->len)
-        rc = err_set(err, ERR_IO, "stdout: error %d while writing the report", errno);
+    if (rc == ERR_OK) rc = buf_print(o->json ? &json : &table, out, err);
     buf_free(&json);
     buf_free(&table);
     return rc;
@@ -492,13 +428,8 @@ static ErrCode write_report(const Eval *e, const char *model, FILE *out, Err *er
 
 /* ---- the command ---- */
 
-static PredictRule predict_rule_of(const Options *o) {
-    return (PredictRule){
-        .backend = o->backend, .max_tokens = (int)o->max_length, .batch_rows = (int)o->batch};
-}
-
-static ErrCode read_map(Eval *e, const char *path, Err *err) {
-    TRY(rows_label_map(&e->map, path, err));
+/* What the label map says for people. */
+static ErrCode read_context(Eval *e, const char *path, Err *err) {
     TRY(json_read(&e->map_file, path, err));
     e->report.context = cJSON_GetObjectItemCaseSensitive(e->map_file, "_context");
     const ErrCode rc = report_context_check(e->report.context, err);
@@ -507,51 +438,44 @@ static ErrCode read_map(Eval *e, const char *path, Err *err) {
 
 static ErrCode open_all(Eval *e, const FlagList *arguments, Err *err) {
     const Options *o = e->options;
-    if (!o->map_field != !o->label_map)
-        return err_set(err, ERR_ARGUMENT, "--label-map and --map-field belong together: give both");
     if ((o->also.count && !o->card && !o->report) || (o->system && !o->report))
         return err_set(err, ERR_ARGUMENT, "--also and --system show in the page: give --report FILE.html");
     if (o->card && !file_is_dir(arguments->items[0]))
         return err_set(err, ERR_ARGUMENT, "--card: %s is no folder with a model card", arguments->items[0]);
-    if (o->label_map) TRY(read_map(e, o->label_map, err));
+    if (o->rows.label_map && o->rows.map_field) TRY(read_context(e, o->rows.label_map, err));
     TRY(plan_slices(e, err));
-    TRY(threads_open(&e->threads, (int)o->threads, err));
-    const PredictRule rule = predict_rule_of(o);
+    TRY(threads_open(&e->threads, (int)o->model.threads, err));
+    const PredictRule rule = predict_options_rule(&o->model);
     TRY(predict_open(&e->predictor, arguments->items[0], &rule, e->threads, err));
     TRY(read_rows(e, arguments, err));
-    TRY(buf_ok(&e->set, err));
-    if (e->rows.count == 0)
-        return err_set(err, ERR_ARGUMENT, "%s: no rows to evaluate (%llu filtered, %llu with unknown labels)",
-                       e->set.data, (unsigned long long)e->rows.filtered,
-                       (unsigned long long)e->rows.skipped);
     if (o->baselines) TRY(read_train(e, arguments->items[0], err));
-    TRY(rows_views(&e->texts, &e->labels, &e->rows, err));
     const size_t K = (size_t)predict_classes(e->predictor);
-    TRY(mem_new(&e->p, e->rows.count * K, sizeof *e->p, "probabilities", err));
-    TRY(mem_new(&e->other, e->rows.count * K, sizeof *e->other, "probabilities", err));
-    TRY(mem_new(&e->logits, e->rows.count * K, sizeof *e->logits, "logits", err));
-    TRY(mem_new(&e->score, e->rows.count, sizeof *e->score, "scores", err));
-    TRY(mem_new(&e->abstained, e->rows.count, sizeof *e->abstained, "scores", err));
-    TRY(mem_new(&e->seen, e->rows.count, sizeof *e->seen, "token counts", err));
+    TRY(mem_new(&e->p, e->set.rows.count * K, sizeof *e->p, "probabilities", err));
+    TRY(mem_new(&e->other, e->set.rows.count * K, sizeof *e->other, "probabilities", err));
+    TRY(mem_new(&e->logits, e->set.rows.count * K, sizeof *e->logits, "logits", err));
+    TRY(mem_new(&e->score, e->set.rows.count, sizeof *e->score, "scores", err));
+    TRY(mem_new(&e->abstained, e->set.rows.count, sizeof *e->abstained, "scores", err));
+    TRY(mem_new(&e->seen, e->set.rows.count, sizeof *e->seen, "token counts", err));
     return check_held_out(e, err);
 }
 
 static ErrCode evaluate(Eval *e, const char *model, Err *err) {
     const Options *o = e->options;
     Report *r = &e->report;
-    r->set = o->set ? o->set : e->set.data;
+    r->set = o->set ? o->set : e->set.name.data;
     r->model = model;
     r->labels = predict_labels(e->predictor);
-    r->skipped = e->rows.skipped;
-    r->train_n = e->train.count;
+    r->skipped = e->set.rows.skipped;
+    r->train_n = e->train.rows.count;
     r->rule = predict_rule(e->predictor);
     TRY(provenance_collect(&e->provenance, model, e->predictor, &e->files, err));
     r->provenance = e->provenance;
-    TRY(predict_all_logits(e->predictor, e->logits, NULL, e->seen, e->texts, e->rows.count, "eval", err));
-    for (size_t i = 0; i < e->rows.count; i++) r->truncated += e->seen[i].truncated;
+    TRY(predict_all_logits(e->predictor, e->logits, NULL, e->seen, e->set.texts, e->set.rows.count, "eval",
+                           err));
+    for (size_t i = 0; i < e->set.rows.count; i++) r->truncated += e->seen[i].truncated;
     TRY(measure_decisions(e, err));
     TRY(measure(&r->router, e, e->p, err));
-    curves_reliability(&r->reliability, e->p, e->labels, e->rows.count, r->router.K);
+    curves_reliability(&r->reliability, e->p, e->set.labels, e->set.rows.count, r->router.K);
     TRY(measure_uncalibrated(e, err));
     if (o->baselines) {
         TRY(majority_baseline(e, err));
@@ -568,14 +492,14 @@ static ErrCode evaluate(Eval *e, const char *model, Err *err) {
                              .seed = (uint64_t)o->seed,
                              .predictor = e->predictor,
                              .path = model,
-                             .rule = predict_rule_of(o),
+                             .rule = predict_options_rule(&o->model),
                              .threads = e->threads};
-    return robust_run(&r->robust, &rule, e->texts, e->labels, e->p, e->seen, e->rows.count, err);
+    return robust_run(&r->robust, &rule, e->set.texts, e->set.labels, e->p, e->seen, e->set.rows.count, err);
 }
 
 static ErrCode run(const void *options, const FlagList *arguments, FILE *out, Err *err) {
     Eval e = {.options = options};
-    progress_quiet(e.options->quiet);
+    progress_quiet(e.options->model.quiet);
     ErrCode rc = open_all(&e, arguments, err);
     if (rc == ERR_OK) rc = evaluate(&e, arguments->items[0], err);
     if (rc == ERR_OK) rc = write_report(&e, arguments->items[0], out, err);
@@ -586,24 +510,9 @@ static ErrCode run(const void *options, const FlagList *arguments, FILE *out, Er
 #define AT(field) offsetof(Options, field)
 
 static const Flag FLAGS[] = {
-    {"data", NULL, FLAG_LIST, AT(data), NULL, 0, 0, "FILE",
-     "#Rows\nJSONL file with labelled rows (.gz, .zst, or - for stdin)."},
-    {"split", NULL, FLAG_STRING, AT(split), NULL, 0, 0, "NAME",
-     "Split to evaluate: test in a run folder's shard; with --data all rows, unless a split is named."},
-    {"filter", NULL, FLAG_LIST, AT(filter), NULL, 0, 0, "KEY=VALUE",
-     "Only rows of --data whose JSON member KEY is VALUE."},
-    {"text_field", NULL, FLAG_STRING, AT(text_field), NULL, 0, 0, "NAME",
-     "Member with the text, where it is not one of the usual names."},
-    {"label_field", NULL, FLAG_STRING, AT(label_field), NULL, 0, 0, "NAME",
-     "Member with the label, where it is not one of the usual names."},
-    {"map_field", NULL, FLAG_STRING, AT(map_field), NULL, 0, 0, "NAME",
-     "Take the label from the label map, by the value of this member."},
-    {"label_map", NULL, FLAG_STRING, AT(label_map), NULL, 0, 0, "FILE",
-     "JSON object from values of --map-field to labels."},
+    ROWSET_FLAGS(Options, rows),
     {"with_choices", NULL, FLAG_BOOL, AT(with_choices), NULL, 0, 0, NULL,
      "Ask with the options: those of member `choices` as lettered lines behind the text."},
-    {"skip_unknown", NULL, FLAG_BOOL, AT(skip_unknown), NULL, 0, 0, NULL,
-     "Leave out (and count) rows whose label the router does not know, instead of stopping."},
     {"slice", NULL, FLAG_LIST, AT(slice), NULL, 0, 0, "KEY",
      "#Parts\nAccuracy by source, length (in tokens), characters, script, or any member of the rows; may be "
      "given "
@@ -640,13 +549,7 @@ static const Flag FLAGS[] = {
     {"set", NULL, FLAG_STRING, AT(set), NULL, 0, 0, "NAME",
      "Name of the set in the report; default: the files."},
     {"json", NULL, FLAG_BOOL, AT(json), NULL, 0, 0, NULL, "Print JSON instead of the table."},
-    {"max_length", "max_seq_length", FLAG_INT, AT(max_length), "0", 0, 65536, NULL,
-     "#Model\nTokens at which a folder's texts are cut; 0: the model's own rule."},
-    {"backend", NULL, FLAG_STRING, AT(backend), NULL, 0, 0, "NAME",
-     "Backend for a folder, in fp32: auto (the default), x86, blas or ref."},
-    {"batch", "batch_size", FLAG_INT, AT(batch), "256", 1, 65536, NULL, "Rows handed to the model at once."},
-    {"threads", NULL, FLAG_INT, AT(threads), "0", 0, 1024, NULL, "Threads; 0: one per CPU."},
-    {"quiet", NULL, FLAG_BOOL, AT(quiet), NULL, 0, 0, NULL, "No progress."},
+    PREDICT_FLAGS(Options, model),
 };
 
 const Command eval_cmd = {

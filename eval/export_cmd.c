@@ -64,12 +64,9 @@ static void put_report(Buf *out, const char *path, const ExporterReport *r) {
 static ErrCode read_rows(Rows *rows, const Predictor *p, const char *folder, Err *err) {
     char *path = file_join(folder, "data.shard");
     if (!path) return err_set(err, ERR_MEMORY, "out of memory for a path");
-    Shard *shard = NULL;
-    ErrCode rc = file_exists(path) ? shard_open(&shard, path, err) : ERR_OK;
-    if (rc == ERR_OK && shard)
-        rc =
-            rows_read_shard(rows, shard, SPLIT_CALIBRATION, true, predict_labels(p), predict_classes(p), err);
-    shard_close(shard);
+    const ErrCode rc = file_exists(path) ? rows_read_shard(rows, path, SPLIT_CALIBRATION, true,
+                                                           predict_labels(p), predict_classes(p), err)
+                                         : ERR_OK;
     mem_free(path);
     return rc;
 }
@@ -142,8 +139,7 @@ static ErrCode run_export(const void *options, const FlagList *arguments, FILE *
         rc = calibrate(&text, o, arguments->items[0], report.calibrated, threads, err);
     }
     threads_close(threads);
-    if (rc == ERR_OK) rc = buf_ok(&text, err);
-    if (rc == ERR_OK) (void)fwrite(text.data, 1, text.len, out); /* router.c asks whether stdout failed */
+    if (rc == ERR_OK) rc = buf_print(&text, out, err);
     buf_free(&text);
     return rc;
 }

@@ -1,6 +1,5 @@
 #include "eval/live_cmd.h"
 
-#include <errno.h>
 #include <math.h>
 #include <string.h>
 
@@ -17,12 +16,13 @@
 #include "eval/rowset.h"
 
 typedef struct {
-    RowsetOptions rows; /* first: see ROWSET_FLAGS */
+    RowsetOptions rows;
     FlagList against;
-    char *experts, *out, *grade, *choices_field, *answer_field, *backend;
+    char *experts, *out, *grade, *choices_field, *answer_field;
     double threshold, max_cost, max_minutes, pause;
-    bool route_options, shuffle_options, skip_ungradable, dry_run, json, quiet;
-    int64_t sample, seed, max_requests, max_tokens, concurrency, attempts, threads, batch, max_length;
+    bool route_options, shuffle_options, skip_ungradable, dry_run, json;
+    int64_t sample, seed, max_requests, max_tokens, concurrency, attempts;
+    PredictOptions model;
 } Options;
 
 typedef struct {
@@ -128,8 +128,9 @@ static ErrCode open_rows(Live *l, Err *err) {
                                            .shuffle = o->shuffle_options,
                                            .skip = o->skip_ungradable,
                                            .seed = (uint64_t)o->seed};
-    TRY(rowset_open_taking(&l->set, &o->rows, live_question_take, &l->questions, answers_labels(&l->answers),
-                           answers_classes(&l->answers), err));
+    const RowsetRule rule = {.take = live_question_take, .arg = &l->questions};
+    TRY(rowset_open(&l->set, &o->rows, &rule, answers_labels(&l->answers), answers_classes(&l->answers),
+                    err));
     TRY(check_ids(l, err));
     return draw(l, err);
 }
@@ -219,9 +220,8 @@ static ErrCode open_all(Live *l, const char *model, Err *err) {
     if (!o->experts)
         return err_set(err, ERR_ARGUMENT, "--experts: expected the JSON file that describes them");
     if (!o->out) return err_set(err, ERR_ARGUMENT, "--out: expected a folder for answers and results");
-    TRY(threads_open(&l->threads, (int)o->threads, err));
-    const PredictRule rule = {
-        .backend = o->backend, .max_tokens = (int)o->max_length, .batch_rows = (int)o->batch};
+    TRY(threads_open(&l->threads, (int)o->model.threads, err));
+    const PredictRule rule = predict_options_rule(&o->model);
     TRY(answers_open(&l->answers, model, &rule, l->threads, err));
     TRY(experts_read(&l->experts, o->experts, answers_labels(&l->answers), answers_classes(&l->answers),
                      err));
@@ -238,13 +238,6 @@ static ErrCode open_all(Live *l, const char *model, Err *err) {
 }
 
 /* ---- what comes out ---- */
-
-static ErrCode print(const Buf *text, FILE *out, Err *err) {
-    TRY(buf_ok(text, err));
-    errno = 0;
-    if (fwrite(text->data, 1, text->len, out) == text->len) return ERR_OK;
-    return err_set(err, ERR_IO, "stdout: error %d while writing the results", errno);
-}
 
 static ErrCode dry_run(Live *l, FILE *out, Err *err) {
     const LiveView *v = live_book_view(l->book);
@@ -279,7 +272,7 @@ static ErrCode dry_run(Live *l, FILE *out, Err *err) {
         (long long)most.in, (long long)most.out, most.cost, l->experts.currency);
     if (first.len)
         buf_printf(&text, "\nThe first:\n%.*s\n", (int)(first.len < 4000 ? first.len : 4000), first.data);
-    if (rc == ERR_OK) rc = print(&text, out, err);
+    if (rc == ERR_OK) rc = buf_print(&text, out, err);
     buf_free(&body);
     buf_free(&first);
     buf_free(&text);
@@ -326,7 +319,7 @@ static ErrCode report(const Live *l, const LiveRun *run, FILE *out, Err *err) {
     live_report_table(&table, &r);
     rc = buf_ok(&json, err);
     if (rc == ERR_OK) rc = live_report_save(&r, o->out, &json, err);
-    if (rc == ERR_OK) rc = print(o->json ? &json : &table, out, err);
+    if (rc == ERR_OK) rc = buf_print(o->json ? &json : &table, out, err);
     if (rc == ERR_OK && score.left_out) rc = unfinished(l, run, score.n, err);
     live_score_free(&score);
     buf_free(&json);
@@ -359,7 +352,7 @@ static ErrCode run_all(Live *l, const char *model, FILE *out, Err *err) {
 
 static ErrCode run(const void *options, const FlagList *arguments, FILE *out, Err *err) {
     Live l = {.options = options};
-    progress_quiet(l.options->quiet);
+    progress_quiet(l.options->model.quiet);
     const ErrCode rc = run_all(&l, arguments->items[0], out, err);
     close_all(&l);
     return rc;
@@ -368,7 +361,7 @@ static ErrCode run(const void *options, const FlagList *arguments, FILE *out, Er
 #define AT(field) offsetof(Options, field)
 
 static const Flag FLAGS[] = {
-    ROWSET_FLAGS,
+    ROWSET_FLAGS(Options, rows),
     {"choices_field", NULL, FLAG_STRING, AT(choices_field), NULL, 0, 0, "NAME",
      "Member with the options; default choices or options."},
     {"answer_field", NULL, FLAG_STRING, AT(answer_field), NULL, 0, 0, "NAME",
@@ -411,13 +404,7 @@ static const Flag FLAGS[] = {
     {"pause", NULL, FLAG_FLOAT, AT(pause), "1", 0.001, 3600, NULL,
      "Seconds before the second attempt; each further pause is twice as long, up to a minute."},
     {"json", NULL, FLAG_BOOL, AT(json), NULL, 0, 0, NULL, "Print JSON instead of the table."},
-    {"max_length", "max_seq_length", FLAG_INT, AT(max_length), "0", 0, 65536, NULL,
-     "#Model\nTokens at which a folder's texts are cut; 0: the model's own rule."},
-    {"backend", NULL, FLAG_STRING, AT(backend), NULL, 0, 0, "NAME",
-     "Backend for a folder, in fp32: auto (the default), x86, blas or ref."},
-    {"batch", "batch_size", FLAG_INT, AT(batch), "256", 1, 65536, NULL, "Rows handed to the model at once."},
-    {"threads", NULL, FLAG_INT, AT(threads), "0", 0, 1024, NULL, "Threads; 0: one per CPU."},
-    {"quiet", NULL, FLAG_BOOL, AT(quiet), NULL, 0, 0, NULL, "No progress."},
+    PREDICT_FLAGS(Options, model),
 };
 
 const Command live_cmd = {

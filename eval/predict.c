@@ -190,6 +190,12 @@ static ErrCode open_blob(Predictor *p, const char *path, const PredictRule *rule
     return blob_rule_read(&p->decide, metadata, p->router, labels, p->K, err);
 }
 
+PredictRule predict_options_rule(const PredictOptions *options) {
+    return (PredictRule){.backend = options->backend,
+                         .max_tokens = (int)options->max_length,
+                         .batch_rows = (int)options->batch};
+}
+
 ErrCode predict_open(Predictor **out, const char *path, const PredictRule *rule, Threads *threads, Err *err) {
     *out = NULL;
     Predictor *p;

@@ -10,8 +10,10 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "core/err.h"
+#include "core/flags.h"
 #include "core/threads.h"
 #include "eval/rows.h"
 #include "export/decide.h"
@@ -25,6 +27,32 @@ typedef struct {
     int max_tokens;      /* for folders; 0: see above */
     int batch_rows;      /* texts of one group in predict_all; 0: 256 */
 } PredictRule;
+
+/* What a command is told about its model, as a member of its options. PREDICT_FLAGS(Options, member) stand in its table;
+ * of a command that never cuts texts by a rule of its own, PREDICT_FLAGS_UNCUT, and max_length remains 0. */
+typedef struct {
+    char *backend;
+    int64_t max_length, batch, threads;
+    bool quiet;
+} PredictOptions;
+
+/* clang-format off */
+#define PREDICT_FLAGS_IN(group, type, member) \
+    {"backend", NULL, FLAG_STRING, offsetof(type, member.backend), NULL, 0, 0, "NAME", \
+     group "Backend for a folder, in fp32: auto (the default), x86, blas or ref."}, \
+    {"batch", "batch_size", FLAG_INT, offsetof(type, member.batch), "256", 1, 65536, NULL, \
+     "Rows handed to the model at once."}, \
+    {"threads", NULL, FLAG_INT, offsetof(type, member.threads), "0", 0, 1024, NULL, "Threads; 0: one per CPU."}, \
+    {"quiet", NULL, FLAG_BOOL, offsetof(type, member.quiet), NULL, 0, 0, NULL, "No progress."}
+#define PREDICT_FLAGS_UNCUT(type, member) PREDICT_FLAGS_IN("#Model\n", type, member)
+#define PREDICT_FLAGS(type, member) \
+    {"max_length", "max_seq_length", FLAG_INT, offsetof(type, member.max_length), "0", 0, 65536, NULL, \
+     "#Model\nTokens at which a folder's texts are cut; 0: the model's own rule."}, \
+    PREDICT_FLAGS_IN("", type, member)
+/* clang-format on */
+
+/* Borrows the strings of `options`. */
+PredictRule predict_options_rule(const PredictOptions *options);
 
 typedef struct {
     int tokens; /* that the model saw, [CLS] and [SEP] among them */

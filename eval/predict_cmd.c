@@ -98,12 +98,6 @@ static ErrCode add_line(Predict *s, const char *text, size_t n, const char *path
     return buf_ok(&s->bytes, err);
 }
 
-static bool is_blank(const char *s, size_t n) {
-    for (size_t i = 0; i < n; i++)
-        if (s[i] != ' ' && s[i] != '\t') return false;
-    return true;
-}
-
 /* ---- out ---- */
 
 static void put_scores(Predict *s, const double *p) {
@@ -184,10 +178,9 @@ static ErrCode flush(Predict *s, FILE *out, Err *err) {
         put_answer(s, &s->items[i], row);
         row += !s->items[i].bad;
     }
-    TRY(buf_ok(&s->out, err));
+    TRY(buf_print(&s->out, out, err));
     errno = 0;
-    if (s->out.len && (fwrite(s->out.data, 1, s->out.len, out) != s->out.len || fflush(out) != 0))
-        return err_set(err, ERR_IO, "writing the answers failed (error %d)", errno);
+    if (fflush(out) != 0) return err_set(err, ERR_IO, "writing the answers failed (error %d)", errno);
     s->count = 0;
     buf_clear(&s->bytes);
     return ERR_OK;
@@ -204,7 +197,7 @@ static ErrCode predict_file(Predict *s, const char *path, FILE *out, Err *err) {
         rc = lines_next(lines, &text, &n, &more, err);
         if (rc != ERR_OK) break;
         /* with --lines, an empty line is an empty prompt: answers stay in step with lines */
-        if (more && (s->options->lines || !is_blank(text, n)))
+        if (more && (s->options->lines || !text_is_blank(text, n)))
             rc = add_line(s, text, n, lines_path(lines), lines_number(lines), err);
         const bool full = s->count == (size_t)s->options->batch || s->bytes.len > RECORD_TEXT_MAX;
         if (s->count && (rc != ERR_OK || !more || full)) {

@@ -232,12 +232,6 @@ static ErrCode add_record(Rows *rows, const Record *record, const RowsRule *rule
     return add(rows, &new, err);
 }
 
-static bool is_blank(const char *s, size_t n) {
-    for (size_t i = 0; i < n; i++)
-        if (s[i] != ' ' && s[i] != '\t') return false;
-    return true;
-}
-
 ErrCode rows_read(Rows *rows, const char *path, const RowsRule *rule, const char *const *labels, int K,
                   Err *err) {
     Lines *lines = NULL;
@@ -256,7 +250,7 @@ ErrCode rows_read(Rows *rows, const char *path, const RowsRule *rule, const char
         bool more;
         rc = lines_next(lines, &text, &n, &more, err);
         if (rc != ERR_OK || !more) break;
-        if (is_blank(text, n)) continue;
+        if (text_is_blank(text, n)) continue;
         char place[512];
         (void)snprintf(place, sizeof place, "%.480s:%zu", lines_path(lines), lines_number(lines));
         rc = record_parse(&record, &optional, text, n, err);
@@ -298,8 +292,8 @@ static ErrCode add_block(Rows *rows, const ShardBlock *block, const ShardInfo *i
     return ERR_OK;
 }
 
-ErrCode rows_read_shard(Rows *rows, Shard *shard, Split split, bool skip_unknown, const char *const *labels,
-                        int K, Err *err) {
+static ErrCode read_split(Rows *rows, Shard *shard, Split split, bool skip_unknown, const char *const *labels,
+                          int K, Err *err) {
     const ShardInfo *info = shard_info(shard);
     int *label_of_shard = NULL;
     ShardBlock block = {0};
@@ -318,6 +312,15 @@ ErrCode rows_read_shard(Rows *rows, Shard *shard, Split split, bool skip_unknown
     }
     shard_block_free(&block);
     mem_free(label_of_shard);
+    return rc;
+}
+
+ErrCode rows_read_shard(Rows *rows, const char *path, Split split, bool skip_unknown,
+                        const char *const *labels, int K, Err *err) {
+    Shard *shard;
+    TRY(shard_open(&shard, path, err));
+    const ErrCode rc = read_split(rows, shard, split, skip_unknown, labels, K, err);
+    shard_close(shard);
     return rc;
 }
 

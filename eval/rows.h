@@ -69,9 +69,9 @@ typedef struct {
 ErrCode rows_read(Rows *rows, const char *path, const RowsRule *rule, const char *const *labels, int K,
                   Err *err) ERR_CHECKED;
 
-/* Adds the rows of a shard's split; its labels are found among `labels` by name. */
-ErrCode rows_read_shard(Rows *rows, Shard *shard, Split split, bool skip_unknown, const char *const *labels,
-                        int K, Err *err) ERR_CHECKED;
+/* Adds the rows of a split of the shard at `path`; its labels are found among `labels` by name. */
+ErrCode rows_read_shard(Rows *rows, const char *path, Split split, bool skip_unknown,
+                        const char *const *labels, int K, Err *err) ERR_CHECKED;
 
 /* Views of all texts, and all labels: freed with mem_free, valid until more rows are added. */
 ErrCode rows_views(RowText **texts, int **labels, const Rows *rows, Err *err) ERR_CHECKED;

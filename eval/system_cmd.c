@@ -1,26 +1,25 @@
 #include "eval/system_cmd.h"
 
-#include <errno.h>
 #include <math.h>
 
-#include "core/file.h"
 #include "core/mem.h"
 #include "core/progress.h"
 #include "core/threads.h"
 #include "data/shard.h"
 #include "eval/answers.h"
 #include "eval/experts.h"
+#include "eval/outputs.h"
 #include "eval/rowset.h"
 #include "eval/system.h"
 #include "eval/system_report.h"
 
 typedef struct {
-    RowsetOptions rows; /* first: see ROWSET_FLAGS */
+    RowsetOptions rows;
     FlagList calibration;
-    char *experts, *calibration_split, *out, *report, *backend;
+    char *experts, *calibration_split, *out, *report;
     double budget, lambda;
-    bool json, quiet;
-    int64_t threads, batch, max_length;
+    bool json;
+    PredictOptions model;
 } Options;
 
 /* Rows with their answers and outcomes. */
@@ -95,14 +94,14 @@ static ErrCode open_all(Run *r, const char *model, Err *err) {
     const Options *o = r->options;
     if (!o->experts)
         return err_set(err, ERR_ARGUMENT, "--experts: expected the JSON file that describes them");
-    TRY(threads_open(&r->threads, (int)o->threads, err));
-    const PredictRule rule = {
-        .backend = o->backend, .max_tokens = (int)o->max_length, .batch_rows = (int)o->batch};
+    TRY(threads_open(&r->threads, (int)o->model.threads, err));
+    const PredictRule rule = predict_options_rule(&o->model);
     TRY(answers_open(&r->answers, model, &rule, r->threads, err));
     const char *const *labels = answers_labels(&r->answers);
     const char *shard = answers_shard(&r->answers);
     TRY(experts_read(&r->experts, o->experts, labels, answers_classes(&r->answers), err));
-    TRY(rowset_open(&r->rows.set, &o->rows, shard, labels, r->experts.K, err));
+    TRY(rowset_open(&r->rows.set, &o->rows, &(RowsetRule){.model = model, .shard = shard}, labels,
+                    r->experts.K, err));
     TRY(read_chosen(r, shard, err));
     TRY(answer_part(r, &r->rows, "rows", err));
     return r->chosen.set.rows.count ? answer_part(r, &r->chosen, "calibration", err) : ERR_OK;
@@ -113,29 +112,19 @@ static SystemRows rows_of(const Run *r, const Part *part) {
 }
 
 static ErrCode write_all(const SystemReport *report, const Options *o, FILE *out, Err *err) {
-    Buf json = {0}, table = {0}, page = {0};
-    system_report_json(&json, report);
-    system_report_table(&table, report);
-    if (o->report) system_report_html(&page, report);
-    const Buf *shown = o->json ? &json : &table;
-    ErrCode rc = buf_ok(&json, err);
-    if (rc == ERR_OK) rc = buf_ok(&table, err);
-    if (rc == ERR_OK) rc = buf_ok(&page, err);
-    if (rc == ERR_OK && o->out) rc = file_save(o->out, json.data, json.len, err);
-    if (rc == ERR_OK && o->report) rc = file_save(o->report, page.data, page.len, err);
-    errno = 0;
-    if (rc == ERR_OK && fwrite(shown->data, 1, shown->len, out) != shown->len)
-        rc = err_set(err, ERR_IO, "stdout: error %d while writing the report", errno);
-    buf_free(&json);
-    buf_free(&table);
-    buf_free(&page);
+    Outputs text = {0};
+    system_report_json(&text.json, report);
+    system_report_table(&text.table, report);
+    if (o->report) system_report_html(&text.page, report);
+    const ErrCode rc = outputs_write(&text, o->out, o->report, o->json, out, err);
+    outputs_free(&text);
     return rc;
 }
 
 static ErrCode run(const void *options, const FlagList *arguments, FILE *out, Err *err) {
     Run r = {.options = options};
     const Options *o = r.options;
-    progress_quiet(o->quiet);
+    progress_quiet(o->model.quiet);
     ErrCode rc = open_all(&r, arguments->items[0], err);
     const SystemRows rows = rows_of(&r, &r.rows), chosen = rows_of(&r, &r.chosen);
     const SystemRule rule = {.lambda = o->lambda, .budget = o->budget > 0 ? llround(1000 * o->budget) : -1};
@@ -159,7 +148,7 @@ static ErrCode run(const void *options, const FlagList *arguments, FILE *out, Er
 #define AT(field) offsetof(Options, field)
 
 static const Flag FLAGS[] = {
-    ROWSET_FLAGS,
+    ROWSET_FLAGS(Options, rows),
     {"experts", NULL, FLAG_STRING, AT(experts), NULL, 0, 0, "FILE",
      "#Experts\nJSON file: each expert's price, size and accuracy (see below and "
      "configs/experts-example.json)."},
@@ -179,13 +168,7 @@ static const Flag FLAGS[] = {
     {"report", NULL, FLAG_STRING, AT(report), NULL, 0, 0, "FILE.html",
      "Write them as one HTML page that needs nothing else."},
     {"json", NULL, FLAG_BOOL, AT(json), NULL, 0, 0, NULL, "Print JSON instead of the table."},
-    {"max_length", "max_seq_length", FLAG_INT, AT(max_length), "0", 0, 65536, NULL,
-     "#Model\nTokens at which a folder's texts are cut; 0: the model's own rule."},
-    {"backend", NULL, FLAG_STRING, AT(backend), NULL, 0, 0, "NAME",
-     "Backend for a folder, in fp32: auto (the default), x86, blas or ref."},
-    {"batch", "batch_size", FLAG_INT, AT(batch), "256", 1, 65536, NULL, "Rows handed to the model at once."},
-    {"threads", NULL, FLAG_INT, AT(threads), "0", 0, 1024, NULL, "Threads; 0: one per CPU."},
-    {"quiet", NULL, FLAG_BOOL, AT(quiet), NULL, 0, 0, NULL, "No progress."},
+    PREDICT_FLAGS(Options, model),
 };
 
 const Command system_cmd = {

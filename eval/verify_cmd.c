@@ -1,61 +1,46 @@
 #include "eval/verify_cmd.h"
 
-#include <errno.h>
 #include <string.h>
 
 #include "core/file.h"
 #include "core/mem.h"
 #include "core/progress.h"
 #include "core/threads.h"
-#include "data/shard.h"
 #include "eval/metrics.h"
+#include "eval/outputs.h"
 #include "eval/predict.h"
 #include "eval/report.h"
-#include "eval/rows.h"
+#include "eval/rowset.h"
 #include "export/check.h"
 
 typedef struct {
-    FlagList data, filter;
-    char *against, *split, *text_field, *label_field, *map_field, *label_map, *out, *backend;
-    bool skip_unknown, json, quiet;
+    RowsetOptions rows;
+    char *against, *out;
+    bool json;
     double max_drop, max_class_drop;
-    int64_t threads, batch;
+    PredictOptions model;
 } Options;
 
 typedef struct {
     const Options *options;
     Threads *threads;
     Predictor *first, *second;
-    cJSON *map;
-    Buf set;
-    Rows rows;
-    RowText *texts;
-    int *labels, *column;  /* column (K): class of the first model as class of the second */
+    Rowset set;
+    int *column;           /* column (K): class of the first model as class of the second */
     double *p, *q, *mixed; /* (n, K): first; second in the first's order; second as it answers */
     ReportDrop report;
 } Verify;
 
 static void close_all(Verify *v) {
     report_drop_free(&v->report);
-    mem_free(v->texts);
-    mem_free(v->labels);
     mem_free(v->column);
     mem_free(v->p);
     mem_free(v->q);
     mem_free(v->mixed);
-    rows_free(&v->rows);
-    buf_free(&v->set);
-    cJSON_Delete(v->map);
+    rowset_free(&v->set);
     predict_close(v->first);
     predict_close(v->second);
     threads_close(v->threads);
-}
-
-static ErrCode write_text(FILE *out, const Buf *text, Err *err) {
-    TRY(buf_ok(text, err));
-    errno = 0;
-    if (text->len == 0 || fwrite(text->data, 1, text->len, out) == text->len) return ERR_OK;
-    return err_set(err, ERR_IO, "writing the report failed (error %d)", errno);
 }
 
 /* Both models must have the same labels; the order may differ. */
@@ -77,64 +62,27 @@ static ErrCode match_labels(Verify *v, const char *first, const char *second, Er
     return ERR_OK;
 }
 
-static ErrCode read_rows(Verify *v, Err *err) {
-    const Options *o = v->options;
-    const char *const *labels = predict_labels(v->first);
-    const int K = predict_classes(v->first);
-    Split split = o->split ? split_find(o->split) : o->data.count ? SPLIT_COUNT : SPLIT_TEST;
-    if (o->split && split == SPLIT_COUNT)
-        return err_set(err, ERR_ARGUMENT, "split: found '%s', expected train, dev, calibration or test",
-                       o->split);
-    if (!o->map_field != !o->label_map)
-        return err_set(err, ERR_ARGUMENT, "--label-map and --map-field belong together: give both");
-    if (o->label_map) TRY(rows_label_map(&v->map, o->label_map, err));
-    const RowsRule rule = {.record = {.text_field = o->text_field, .label_field = o->label_field},
-                           .map_field = o->map_field,
-                           .label_map = v->map,
-                           .filters = o->filter,
-                           .split = split,
-                           .skip_unknown = o->skip_unknown};
-    for (size_t i = 0; i < o->data.count; i++) {
-        TRY(rows_read(&v->rows, o->data.items[i], &rule, labels, K, err));
-        buf_printf(&v->set, "%s%s", i ? ", " : "", o->data.items[i]);
-    }
-    const char *path = predict_shard(v->second);
-    if (o->data.count == 0) {
-        if (!path)
-            return err_set(err, ERR_ARGUMENT,
-                           "%s: no run folder with a data.shard: give the rows with --data FILE", o->against);
-        Shard *shard;
-        TRY(shard_open(&shard, path, err));
-        const ErrCode rc = rows_read_shard(&v->rows, shard, split, o->skip_unknown, labels, K, err);
-        shard_close(shard);
-        TRY(rc);
-        buf_printf(&v->set, "%s (%s)", path, split_name(split));
-    }
-    TRY(buf_ok(&v->set, err));
-    if (v->rows.count == 0) return err_set(err, ERR_ARGUMENT, "%s: no rows to compare on", v->set.data);
-    return rows_views(&v->texts, &v->labels, &v->rows, err);
-}
-
 static ErrCode compare(Verify *v, const char *model, Err *err) {
     const Options *o = v->options;
-    const PredictRule rule = {.backend = o->backend, .batch_rows = (int)o->batch};
+    const PredictRule rule = predict_options_rule(&o->model);
     TRY(predict_open(&v->first, model, &rule, v->threads, err));
     TRY(predict_open(&v->second, o->against, &rule, v->threads, err));
     TRY(match_labels(v, model, o->against, err));
-    TRY(read_rows(v, err));
-    const size_t n = v->rows.count, K = (size_t)predict_classes(v->first);
+    const RowsetRule rows = {.model = o->against, .shard = predict_shard(v->second)};
+    TRY(rowset_open(&v->set, &o->rows, &rows, predict_labels(v->first), predict_classes(v->first), err));
+    const size_t n = v->set.rows.count, K = (size_t)predict_classes(v->first);
     TRY(mem_new(&v->p, n * K, sizeof *v->p, "probabilities", err));
     TRY(mem_new(&v->q, n * K, sizeof *v->q, "probabilities", err));
     TRY(mem_new(&v->mixed, n * K, sizeof *v->mixed, "probabilities", err));
-    TRY(predict_all(v->first, v->p, NULL, v->texts, n, "verify", err));
-    TRY(predict_all(v->second, v->mixed, NULL, v->texts, n, "verify against", err));
+    TRY(predict_all(v->first, v->p, NULL, v->set.texts, n, "verify", err));
+    TRY(predict_all(v->second, v->mixed, NULL, v->set.texts, n, "verify against", err));
     for (size_t i = 0; i < n; i++)
         for (size_t k = 0; k < K; k++) v->q[i * K + k] = v->mixed[i * K + (size_t)v->column[k]];
     ReportDrop *r = &v->report;
-    TRY(metrics_compute(&r->first, v->p, v->labels, n, (int)K, 0, 0, v->threads, err));
-    TRY(metrics_compute(&r->second, v->q, v->labels, n, (int)K, 0, 0, v->threads, err));
+    TRY(metrics_compute(&r->first, v->p, v->set.labels, n, (int)K, 0, 0, v->threads, err));
+    TRY(metrics_compute(&r->second, v->q, v->set.labels, n, (int)K, 0, 0, v->threads, err));
     TRY(metrics_compare(&r->drop, v->q, &r->second, v->p, &r->first, err));
-    r->set = v->set.data;
+    r->set = v->set.name.data;
     r->model = model;
     r->against = o->against;
     r->labels = predict_labels(v->first);
@@ -176,32 +124,30 @@ static void put_check(Buf *json, Buf *table, const char *model, const CheckRepor
 }
 
 static ErrCode report_all(Verify *v, const char *model, const CheckReport *check, FILE *out, Err *err) {
-    Buf json = {0}, table = {0};
-    buf_puts(&json, "{\n\"golden\": ");
+    Outputs text = {0};
+    Buf *json = &text.json, *table = &text.table;
+    buf_puts(json, "{\n\"golden\": ");
     if (check)
-        put_check(&json, &table, model, check);
+        put_check(json, table, model, check);
     else
-        buf_puts(&json, "null");
-    buf_puts(&json, ",\n\"comparison\": ");
+        buf_puts(json, "null");
+    buf_puts(json, ",\n\"comparison\": ");
     if (v->options->against) {
-        report_drop_json(&json, &v->report);
-        if (check) buf_puts(&table, "\n");
-        report_drop_table(&table, &v->report);
+        report_drop_json(json, &v->report);
+        if (check) buf_puts(table, "\n");
+        report_drop_table(table, &v->report);
     } else {
-        buf_puts(&json, "null\n");
+        buf_puts(json, "null\n");
     }
-    buf_puts(&json, "}\n");
-    ErrCode rc = buf_ok(&json, err);
-    if (rc == ERR_OK && v->options->out) rc = file_save(v->options->out, json.data, json.len, err);
-    if (rc == ERR_OK) rc = write_text(out, v->options->json ? &json : &table, err);
-    buf_free(&json);
-    buf_free(&table);
+    buf_puts(json, "}\n");
+    const ErrCode rc = outputs_write(&text, v->options->out, NULL, v->options->json, out, err);
+    outputs_free(&text);
     return rc;
 }
 
 static ErrCode run(const void *options, const FlagList *arguments, FILE *out, Err *err) {
     Verify v = {.options = options};
-    progress_quiet(v.options->quiet);
+    progress_quiet(v.options->model.quiet);
     const char *model = arguments->items[0];
     const bool folder = file_is_dir(model);
     CheckReport check = {0};
@@ -210,11 +156,11 @@ static ErrCode run(const void *options, const FlagList *arguments, FILE *out, Er
         rc = err_set(err, ERR_ARGUMENT, "%s: a folder has no digests: give an exported file, or --against",
                      model);
     if (!v.options->against &&
-        (v.options->data.count || v.options->max_drop < 1 || v.options->max_class_drop < 1))
+        (v.options->rows.data.count || v.options->max_drop < 1 || v.options->max_class_drop < 1))
         rc = err_set(err, ERR_ARGUMENT, "--data, --max-drop and --max-class-drop need --against MODEL");
     if (rc == ERR_OK && !folder) rc = check_blob(&check, model, err);
     if (rc == ERR_OK && v.options->against) {
-        rc = threads_open(&v.threads, (int)v.options->threads, err);
+        rc = threads_open(&v.threads, (int)v.options->model.threads, err);
         if (rc == ERR_OK) rc = compare(&v, model, err);
     }
     if (rc == ERR_OK) rc = report_all(&v, model, folder ? NULL : &check, out, err);
@@ -227,33 +173,18 @@ static ErrCode run(const void *options, const FlagList *arguments, FILE *out, Er
 
 static const Flag FLAGS[] = {
     {"against", NULL, FLAG_STRING, AT(against), NULL, 0, 0, "MODEL",
-     "#Comparison\nAlso compare the answers with those of this model (run folder, folder or exported file)."},
-    {"data", NULL, FLAG_LIST, AT(data), NULL, 0, 0, "FILE",
-     "JSONL with labelled rows to compare on; default: the test split of the run folder given to --against."},
+     "#Comparison\nAlso compare the answers with those of this model (run folder, folder or exported file), "
+     "on "
+     "the test split of its run folder where there is no --data."},
     {"max_drop", NULL, FLAG_FLOAT, AT(max_drop), "1", -1, 1, NULL,
      "Gate: exit status 3 where macro F1 is more than this below the other model's (0.005: half a point)."},
     {"max_class_drop", NULL, FLAG_FLOAT, AT(max_class_drop), "1", -1, 1, NULL,
      "Gate: the same for the F1 of the class that loses most."},
-    {"split", NULL, FLAG_STRING, AT(split), NULL, 0, 0, "NAME",
-     "Split to compare on: test in a run folder's shard; with --data all rows, unless a split is named."},
-    {"filter", NULL, FLAG_LIST, AT(filter), NULL, 0, 0, "KEY=VALUE",
-     "Only rows of --data whose JSON member KEY is VALUE."},
-    {"text_field", NULL, FLAG_STRING, AT(text_field), NULL, 0, 0, "NAME", "Member with the text."},
-    {"label_field", NULL, FLAG_STRING, AT(label_field), NULL, 0, 0, "NAME", "Member with the label."},
-    {"map_field", NULL, FLAG_STRING, AT(map_field), NULL, 0, 0, "NAME",
-     "Take the label from the label map, by the value of this member."},
-    {"label_map", NULL, FLAG_STRING, AT(label_map), NULL, 0, 0, "FILE",
-     "JSON object from values of --map-field to labels."},
-    {"skip_unknown", NULL, FLAG_BOOL, AT(skip_unknown), NULL, 0, 0, NULL,
-     "Leave out rows whose label the models do not know, instead of stopping."},
+    ROWSET_FLAGS(Options, rows),
     {"out", NULL, FLAG_STRING, AT(out), NULL, 0, 0, "FILE",
      "#Output\nWrite the report as JSON to this file."},
     {"json", NULL, FLAG_BOOL, AT(json), NULL, 0, 0, NULL, "Print JSON instead of the table."},
-    {"backend", NULL, FLAG_STRING, AT(backend), NULL, 0, 0, "NAME",
-     "Backend for a folder, in fp32: auto (the default), x86, blas or ref."},
-    {"batch", "batch_size", FLAG_INT, AT(batch), "256", 1, 65536, NULL, "Rows handed to a model at once."},
-    {"threads", NULL, FLAG_INT, AT(threads), "0", 0, 1024, NULL, "Threads; 0: one per CPU."},
-    {"quiet", NULL, FLAG_BOOL, AT(quiet), NULL, 0, 0, NULL, "No progress."},
+    PREDICT_FLAGS_UNCUT(Options, model),
 };
 
 const Command verify_cmd = {
