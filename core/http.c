@@ -81,9 +81,9 @@ static bool split_url(Parts *p, const char *url) {
 
 bool http_same_origin(const char *a, const char *b) {
     Parts x, y;
-    const bool both = split_url(&x, a) & split_url(&y, b);
-    const bool same = both && strcasecmp(x.scheme, y.scheme) == 0 && strcasecmp(x.host, y.host) == 0 &&
-                      strcmp(x.port, y.port) == 0;
+    const bool first = split_url(&x, a), second = split_url(&y, b); /* both, since both are freed */
+    const bool same = first && second && strcasecmp(x.scheme, y.scheme) == 0 &&
+                      strcasecmp(x.host, y.host) == 0 && strcmp(x.port, y.port) == 0;
     free_parts(&x);
     free_parts(&y);
     return same;
