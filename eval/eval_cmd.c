@@ -166,8 +166,16 @@ static ErrCode read_rows(Eval *e, const FlagList *arguments, Err *err) {
                              .files = &e->files,
                              .members = &e->members,
                              .with_choices = o->with_choices};
-    return rowset_open(&e->set, &o->rows, &rule, predict_labels(e->predictor), predict_classes(e->predictor),
-                       err);
+    TRY(rowset_open(&e->set, &o->rows, &rule, predict_labels(e->predictor), predict_classes(e->predictor),
+                    err));
+    for (size_t m = 0; m < e->members.count; m++)
+        if (e->set.rows.values[m].count == 0)
+            return err_set(
+                err, ERR_ARGUMENT,
+                "--slice: no row has a value of '%s'; expected a member of the rows, source, length, "
+                "characters or script",
+                e->members.items[m]);
+    return ERR_OK;
 }
 
 /* Labels are the rows' own: the label map is for what is measured. */

@@ -135,8 +135,8 @@ static void fill_lines(LiveScore *s, const Input *in) {
             s->best = l;
     }
     for (size_t l = 0; l < s->count; l++)
-        s->lines[l].gain =
-            s->best ? paired_gain(in, &s->lines[l], &s->lines[s->best]) : (Interval){NAN, NAN, NAN};
+        s->lines[l].gain = s->best ? paired_gain(in, &s->lines[l], &s->lines[s->best])
+                                   : (Interval){(double)NAN, (double)NAN, (double)NAN};
     s->regret = s->oracle ? s->lines[s->oracle].accuracy.value - s->lines[0].accuracy.value : (double)NAN;
 }
 
@@ -157,7 +157,7 @@ static void fill_domains(LiveScore *s, const Input *in) {
         d->oracle_right += live_book_grade(in->book, i, oracle_of(in, i)).right;
         d->lost += ((double)live_book_grade(in->book, i, own).right - (double)right) / (double)s->n;
     }
-    for (int k = 0; k < s->K && !s->oracle; k++) s->domains[k].lost = NAN;
+    for (int k = 0; k < s->K && !s->oracle; k++) s->domains[k].lost = (double)NAN;
 }
 
 ErrCode live_score_compute(LiveScore *out, const LiveBook *book, const Experts *experts,

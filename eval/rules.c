@@ -66,7 +66,7 @@ static ErrCode add(Rules *rules, int kind, const char *label, double limit, Err 
     rules->items[rules->count++] = (Rule){.kind = kind,
                                           .label = copy,
                                           .limit = limit,
-                                          .measured = NAN,
+                                          .measured = (double)NAN,
                                           .worst = -1,
                                           .least = TABLE[kind].least};
     return ERR_OK;

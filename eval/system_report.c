@@ -237,6 +237,14 @@ static void put_head(Grid *g, const char *const *head, size_t count) {
     for (size_t i = 0; i < count; i++) grid_put(g, "%s", head[i]);
 }
 
+/* A number, or an empty cell. */
+static void put_where(Grid *g, bool there, int decimals, double value) {
+    if (there)
+        grid_put(g, "%.*f", decimals, value);
+    else
+        grid_put_name(g, "");
+}
+
 static void fill_lines(Grid *g, const SystemReport *r) {
     static const char *const HEAD[] = {"system",           "accuracy % [95 % interval]",
                                        "over best single", "cost / 1,000",
@@ -258,8 +266,8 @@ static void fill_lines(Grid *g, const SystemReport *r) {
         grid_put(g, isfinite(line->cost_ratio) ? "%.3f" : "-", line->cost_ratio);
         grid_put(g, "%.2f", billions(line->active));
         grid_put(g, "%.1f", billions(line->total));
-        grid_put(g, line->kind == SYSTEM_ROBUST ? "%.1f" : "", 100 * line->routed);
-        grid_put(g, real ? "%.2f" : "", 100 * line->regret_labels);
+        put_where(g, line->kind == SYSTEM_ROBUST, 1, 100 * line->routed);
+        put_where(g, real, 2, 100 * line->regret_labels);
         grid_put(g, "%.2f", 100 * line->regret_perfect);
     }
 }
