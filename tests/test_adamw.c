@@ -1,21 +1,9 @@
 /* tests/test_adamw.c - the optimiser against a plain dense AdamW in double, the schedule against Hugging Face's
  * formulas, and TensorBoard's file read back. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-/* cmocka wants the four above first */
-#include <cmocka.h>
-#include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <time.h>
-#include <unistd.h>
-
 #include "core/file.h"
 #include "core/mem.h"
 #include "core/rng.h"
+#include "tests/unit.h"
 #include "train/adamw.h"
 #include "train/events.h"
 #include "train/schedule.h"
@@ -23,20 +11,9 @@
 static const char *const BACKENDS[] = {"ref", "blas"};
 enum { VOCABULARY = 150, HIDDEN = 20, LAYERS = 3, STEPS = 60 };
 
-static uint64_t seed, drawn;
-static char folder[] = "/tmp/test_adamw.XXXXXX";
-
-static int draw(int below) {
-    return (int)(rng_bits(seed, drawn++) % (uint64_t)below);
-}
 static float normal(void) {
     return (float)rng_normal(seed, drawn++);
 }
-
-#define OK(call)                                       \
-    do {                                               \
-        if ((call) != ERR_OK) fail_msg("%s", err.msg); \
-    } while (0)
 
 typedef struct {
     Config config;
@@ -455,23 +432,12 @@ static void test_events(void **state) {
     assert_null(e.file);
 }
 
-static int prepare(void **state) {
-    (void)state;
-    return mkdtemp(folder) ? 0 : -1;
-}
-
-static int clean(void **state) {
-    (void)state;
-    return file_remove_dir(folder, NULL) == ERR_OK ? 0 : -1;
-}
-
 int main(void) {
-    const char *given = getenv("TEST_SEED");
-    seed = given ? (uint64_t)strtoull(given, NULL, 10) : (uint64_t)getpid();
-    print_message("TEST_SEED=%llu\n", (unsigned long long)seed);
+    seed_open();
+    if (!folder_open("/tmp")) return 1;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_dense),    cmocka_unit_test(test_clipping), cmocka_unit_test(test_not_finite),
         cmocka_unit_test(test_schedule), cmocka_unit_test(test_events),
     };
-    return cmocka_run_group_tests_name("adamw", tests, prepare, clean);
+    return folder_close(cmocka_run_group_tests_name("adamw", tests, NULL, NULL));
 }

@@ -1,22 +1,12 @@
 /* tests/test_bench.c - `router bench` measures what it says it does: every section is in its JSON, with numbers that can
  * be right. No speed is asserted. And what it is made of: the metered backend, the formula. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
-/* cmocka.h wants the headers above */
-#include <cmocka.h>
-#include <math.h>
-#include <stdio.h>
-#include <string.h>
-
 #include "core/json.h"
 #include "core/mem.h"
 #include "eval/bench.h"
 #include "eval/bench_cmd.h"
 #include "model/formula.h"
 #include "model/ops_meter.h"
+#include "tests/unit.h"
 
 static char *const QUICK[] = {"--size",   "mini",   "--layers",  "1", "--rows",    "3",
                               "--tokens", "4-9",    "--steps",   "2", "--seconds", "0.001",

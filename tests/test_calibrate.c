@@ -1,17 +1,6 @@
 /* tests/test_calibrate.c - calibrated probabilities, scores, thresholds: each against its definition or by hand; then a
  * whole model, calibrated and stored. */
 #include <float.h>
-#include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
-
-#include <cmocka.h>
 
 #include "core/file.h"
 #include "core/json.h"
@@ -26,29 +15,7 @@
 #include "export/decide_json.h"
 #include "export/librouter.h"
 #include "tests/tiny_rule.h"
-
-static uint64_t seed; /* fresh for each run; printed, so that a failure can be repeated with TEST_SEED */
-static char folder[] = "/tmp/test_calibrate.XXXXXX";
-
-static void assert_near(double found, double expected, double tolerance) {
-    if (!(fabs(found - expected) <= tolerance)) fail_msg("found %.17g, expected %.17g", found, expected);
-}
-
-static void ok(ErrCode rc, const Err *err) {
-    if (rc != ERR_OK) fail_msg("%s", err->msg);
-}
-
-static double uniform(const char *what, uint64_t i) {
-    return rng_uniform(rng_key(seed, what, 0), i);
-}
-
-static const char *in_folder(const char *name) {
-    static char path[8][256];
-    static int next;
-    char *p = path[next++ & 7];
-    (void)snprintf(p, sizeof path[0], "%s/%s", folder, name);
-    return p;
-}
+#include "tests/unit.h"
 
 /* ---- adaptive ECE ---- */
 
@@ -299,10 +266,10 @@ static void test_vector(void **state) {
     enum { N = 800, K = 4 };
     static float l[N * K];
     int y[N];
-    const double drawn[K] = {1, -1, 0.5, -0.5};
+    const double offset[K] = {1, -1, 0.5, -0.5};
     double T, scale[K], bias[K];
     Err err = {0};
-    draw_rows(l, y, N, K, 0.5, drawn, "vector");
+    draw_rows(l, y, N, K, 0.5, offset, "vector");
     ok(calibrate_temperature(&T, l, y, N, K, &err), &err);
     ok(calibrate_vector(scale, bias, l, y, N, K, T, &err), &err);
     const double least = objective(l, y, N, K, T, scale, bias);
@@ -322,7 +289,7 @@ static void test_vector(void **state) {
     (void)printf("vector: largest slope at the minimum %.3g\n", slopes);
     assert_true(slopes < 1e-4); /* of a sum of about 800; central differences are exact to some 1e-7 */
     for (int k = 0; k < K; k++)
-        assert_near(bias[k] - bias[0], drawn[k] - drawn[0], 0.9); /* six standard errors */
+        assert_near(bias[k] - bias[0], offset[k] - offset[0], 0.9); /* six standard errors */
 }
 
 static void test_fit(void **state) {
@@ -385,14 +352,7 @@ static void test_fit(void **state) {
     ok(calibrate_fit(&c, &rule, p, l, y, 1, K, true, 0, &err), &err); /* one row proves nothing */
     assert_true(c.kind == CALIBRATE_NOTHING && rule.temperature == 1);
     assert_int_equal(calibrate_fit(&c, &rule, p, l, y, 0, K, true, 0, &err), ERR_ARGUMENT);
-    for (size_t n = 1;; n++) {
-        mem_fail_at(n);
-        const ErrCode rc = calibrate_fit(&c, &rule, p, l, y, 40, K, true, 0, &err);
-        mem_fail_at(0);
-        if (rc == ERR_OK) break;
-        assert_int_equal(rc, ERR_MEMORY);
-        assert_true(n < 300);
-    }
+    EACH_ALLOCATION_FAILS(300, calibrate_fit(&c, &rule, p, l, y, 40, K, true, 0, &err));
     decide_free(&rule);
 }
 
@@ -744,7 +704,7 @@ static const char *write_rows(const char *name, int n, bool labels) {
         if (labels) buf_printf(&out, ", \"label\": \"%s\"", LABELS[(int)(3 * uniform("label", (uint64_t)i))]);
         buf_puts(&out, "}\n");
     }
-    const char *path = in_folder(name);
+    const char *path = in_folder("%s", name);
     assert_int_equal(file_save(path, out.data, out.len, NULL), ERR_OK);
     buf_free(&out);
     return path;
@@ -764,7 +724,7 @@ static ErrCode calibrate_whole(Whole *w, const char *blob, const CalibrateModelR
     ErrCode rc = predict_open(&w->p, blob, &(PredictRule){0}, NULL, err);
     for (int s = 0; rc == ERR_OK && s < CALIBRATE_SETS; s++) {
         const RowsRule rows = {.split = SPLIT_COUNT, .unlabelled = s == CALIBRATE_OOD};
-        rc = rows_read(&w->rows[s], in_folder(FILES[s]), &rows, predict_labels(w->p), 3, err);
+        rc = rows_read(&w->rows[s], in_folder("%s", FILES[s]), &rows, predict_labels(w->p), 3, err);
         sets[s] = &w->rows[s];
     }
     if (rc == ERR_OK) rc = calibrate_model_fit(&w->model, w->p, sets, NAMES, rule, NULL, err);
@@ -935,21 +895,10 @@ static void test_folder(void **state) {
     calibrate_model_free(&m);
 }
 
-static int clean(void **state) {
-    (void)state;
-    return file_remove_dir(folder, NULL) == ERR_OK ? 0 : -1;
-}
-
-static int prepare(void **state) {
-    (void)state;
-    return mkdtemp(folder) ? 0 : -1;
-}
-
 int main(void) {
-    const char *given = getenv("TEST_SEED");
-    seed = given ? (uint64_t)strtoull(given, NULL, 10) : (uint64_t)getpid();
-    print_message("TEST_SEED=%llu\n", (unsigned long long)seed);
+    seed_open();
     progress_quiet(true);
+    if (!folder_open("/tmp")) return 1;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_adaptive_ece),
         cmocka_unit_test(test_scores_by_hand),
@@ -965,5 +914,5 @@ int main(void) {
         cmocka_unit_test(test_model),
         cmocka_unit_test(test_folder),
     };
-    return cmocka_run_group_tests_name("calibrate", tests, prepare, clean);
+    return folder_close(cmocka_run_group_tests_name("calibrate", tests, NULL, NULL));
 }

@@ -1,15 +1,4 @@
 /* tests/test_check.c - the audit of a corpus: words, scripts, defects, overlaps, n-grams, suspects, and planted faults. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-/* cmocka needs those three first */
-#include <cmocka.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
-
 #include "core/file.h"
 #include "core/json.h"
 #include "core/lines.h"
@@ -23,20 +12,7 @@
 #include "data/scan.h"
 #include "data/words.h"
 #include "tests/tiny_spm.h"
-
-static char folder[] = "/tmp/test_check.XXXXXX";
-
-static const char *in_folder(const char *name) {
-    static char path[8][256];
-    static int turn;
-    turn = (turn + 1) % 8;
-    (void)snprintf(path[turn], sizeof path[turn], "%s/%s", folder, name);
-    return path[turn];
-}
-
-static void ok(ErrCode rc, const Err *err) {
-    if (rc != ERR_OK) fail_msg("%s", err->msg);
-}
+#include "tests/unit.h"
 
 /* ---- words, scripts, defects ---- */
 
@@ -207,7 +183,7 @@ static void save_corpus(void) {
                        LABEL[corpus.label[f][l]], corpus.split[f][l], f, l);
         }
         assert_int_equal(buf_ok(&out, NULL), ERR_OK);
-        assert_int_equal(file_save(in_folder(NAMES[f]), out.data, out.len, NULL), ERR_OK);
+        assert_int_equal(file_save(in_folder("%s", NAMES[f]), out.data, out.len, NULL), ERR_OK);
         buf_free(&out);
     }
 }
@@ -336,7 +312,6 @@ static void plant_benchmark(void) {
 static int setup(void **state) {
     (void)state;
     progress_quiet(true);
-    if (!mkdtemp(folder)) return 1;
     plant();
     plant_benchmark();
     save_corpus();
@@ -351,7 +326,7 @@ static int teardown(void **state) {
             mem_free(corpus.raw[f][l]);
         }
     }
-    return file_remove_dir(folder, NULL) == ERR_OK ? 0 : 1;
+    return 0;
 }
 
 typedef struct {
@@ -611,39 +586,15 @@ static void test_json(void **state) {
     buf_free(&sampled);
 }
 
-/* The command: what it prints, writes, and leaves with. */
-static ErrCode command(const char *const *extra, int count, Buf *out, Err *err) {
-    char *argv[16];
-    void *options = mem_alloc(1, check_cmd.options_bytes);
-    FlagList arguments = {0};
-    bool help;
-    int argc = 0;
-    argv[argc++] = mem_strdup(in_folder("a.jsonl"));
-    argv[argc++] = mem_strdup(in_folder("b.jsonl"));
-    for (int i = 0; i < count; i++) argv[argc++] = mem_strdup(extra[i]);
-    ErrCode rc = flags_parse(&check_cmd, options, &arguments, &help, argc, argv, err);
-    FILE *file = tmpfile();
-    if (rc == ERR_OK) rc = check_cmd.run(options, &arguments, file, err);
-    rewind(file);
-    char block[4096];
-    for (size_t n; (n = fread(block, 1, sizeof block, file)) > 0;) buf_put(out, block, n);
-    (void)fclose(file);
-    flags_free(&check_cmd, options, &arguments);
-    mem_free(options);
-    for (int i = 0; i < argc; i++) mem_free(argv[i]);
-    return rc;
-}
-
 static void test_command(void **state) {
     (void)state;
     Buf out = {0}, page = {0};
     Err err = {0};
-    char suspects[256], report[256], bench[256];
-    (void)snprintf(suspects, sizeof suspects, "%s", in_folder("suspects.jsonl"));
-    (void)snprintf(report, sizeof report, "%s", in_folder("report.html"));
-    (void)snprintf(bench, sizeof bench, "%s", in_folder("bench.jsonl"));
-    const char *const full[] = {"--against", bench, "--suspects", suspects, "--report", report};
-    ok(command(full, 6, &out, &err), &err);
+    const char *a = in_folder("a.jsonl"), *b = in_folder("b.jsonl"), *bench = in_folder("bench.jsonl");
+    const char *suspects = in_folder("suspects.jsonl"), *report = in_folder("report.html");
+    ok(run_command(&check_cmd, &out, &err,
+                   ARGS(a, b, "--against", bench, "--suspects", suspects, "--report", report)),
+       &err);
     static const char *const LINES[] = {
         "796 rows in 2 files, 3 labels; 4 bad lines",
         "a.jsonl:5: not valid JSON at line 1, column 1: unexpected text",
@@ -681,15 +632,14 @@ static void test_command(void **state) {
     assert_null(strstr(page.data, "<script"));
     assert_null(strstr(page.data, "http://"));
     assert_non_null(strstr(page.data, "zyxxqq"));
-    buf_clear(&out);
-    const char *const strict[] = {"--no-suspects", "--strict", "--json"};
-    assert_int_equal(command(strict, 3, &out, &err), ERR_GATE);
+    assert_int_equal(run_command(&check_cmd, &out, &err, ARGS(a, b, "--no-suspects", "--strict", "--json")),
+                     ERR_GATE);
     assert_non_null(strstr(err.msg, "limits exceeded, the first: 4 bad lines (limit 0)"));
     cJSON *tree;
     ok(json_parse(&tree, out.data, out.len, &err), &err);
     cJSON_Delete(tree);
-    const char *const both[] = {"--no-suspects", "--suspects", suspects};
-    assert_int_equal(command(both, 3, &out, &err), ERR_ARGUMENT);
+    assert_int_equal(run_command(&check_cmd, &out, &err, ARGS(a, b, "--no-suspects", "--suspects", suspects)),
+                     ERR_ARGUMENT);
     buf_free(&out);
     buf_free(&page);
 }
@@ -857,20 +807,12 @@ static ErrCode take_real(void *arg, const ScanRow *row, const void *slot, Err *e
 
 static void test_real_flips(void **state) {
     (void)state;
-    static const char *const DOMAINS[] = {"math", "health", "science", "coding", "other"};
-    const char *shared = getenv("ROUTER_SHARED");
+    static const char *const DOMAINS[] = {"corpus/math", "corpus/health", "corpus/science", "corpus/coding",
+                                          "corpus/other"};
     Inputs inputs = {0}, all = {0};
     Err err = {0};
-    for (int i = 0; i < 5; i++) {
-        char path[512];
-        (void)snprintf(path, sizeof path, "%s/corpus/%s", shared ? shared : "../shared", DOMAINS[i]);
-        if (!file_is_dir(path)) {
-            (void)fprintf(stderr, "skipped: no %s\n", path);
-            inputs_close(&all);
-            skip();
-        }
-        ok(inputs_add(&all, path, 1, "spool", &err), &err);
-    }
+    for (int i = 0; i < 5; i++) (void)need_shared(DOMAINS[i]);
+    for (int i = 0; i < 5; i++) ok(inputs_add(&all, shared(DOMAINS[i]), 1, "spool", &err), &err);
     Real *real = mem_alloc(1, sizeof *real);
     Threads *threads;
     ok(threads_open(&threads, 2, &err), &err);
@@ -902,6 +844,7 @@ static void test_real_flips(void **state) {
 }
 
 int main(void) {
+    if (!folder_open("/tmp")) return 1;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_words),    cmocka_unit_test(test_script),     cmocka_unit_test(test_defects),
         cmocka_unit_test(test_planted),  cmocka_unit_test(test_counts),     cmocka_unit_test(test_leaks),
@@ -909,5 +852,5 @@ int main(void) {
         cmocka_unit_test(test_tokens),   cmocka_unit_test(test_odd),        cmocka_unit_test(test_no_memory),
         cmocka_unit_test(test_against),  cmocka_unit_test(test_real_flips),
     };
-    return cmocka_run_group_tests(tests, setup, teardown);
+    return folder_close(cmocka_run_group_tests(tests, setup, teardown));
 }

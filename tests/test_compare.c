@@ -1,17 +1,5 @@
 /* tests/test_compare.c - two routers compared: tests and intervals against sums and simulations, flips, rules, files of
  * predictions, and the command. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-/* cmocka needs those three first */
-#include <cmocka.h>
-#include <math.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
-
 #include "core/file.h"
 #include "core/json.h"
 #include "core/mem.h"
@@ -23,38 +11,7 @@
 #include "eval/compare_cmd.h"
 #include "eval/predictions.h"
 #include "eval/rules.h"
-
-static char folder[] = "/tmp/test_compare.XXXXXX";
-static uint64_t seed; /* fresh for each run; printed, so that a failure can be repeated with TEST_SEED */
-
-static void assert_near(double found, double expected, double tolerance) {
-    if (!(fabs(found - expected) <= tolerance)) fail_msg("found %.17g, expected %.17g", found, expected);
-}
-
-static const char *in_folder(const char *name) {
-    static char path[64][256];
-    static int turn;
-    turn = (turn + 1) % 64;
-    (void)snprintf(path[turn], sizeof path[turn], "%s/%s", folder, name);
-    return path[turn];
-}
-
-static const char *save(const char *name, const char *text) {
-    const char *path = in_folder(name);
-    assert_int_equal(file_save(path, text, strlen(text), NULL), ERR_OK);
-    return path;
-}
-
-static void ok(ErrCode rc, const Err *err) {
-    if (rc != ERR_OK) fail_msg("%s", err->msg);
-}
-
-/* The message behind the folder's path. */
-static void assert_says(const Err *err, const char *expected) {
-    const char *found = err->msg;
-    if (strncmp(found, folder, strlen(folder)) == 0) found += strlen(folder) + 1;
-    assert_string_equal(found, expected);
-}
+#include "tests/unit.h"
 
 /* ---- McNemar, Newcombe ---- */
 
@@ -258,14 +215,7 @@ static void test_differences(void **state) {
     p[5] = NAN;
     assert_int_equal(compare_compute(&c, p, q, labels, N, K, 0, 0, NULL, &err), ERR_NUMERIC);
     random_rows(p, q, labels, N, K, rng_key(seed, "differences", 1));
-    for (size_t n = 1;; n++) {
-        mem_fail_at(n);
-        const ErrCode rc = compare_compute(&c, p, q, labels, 40, K, 20, 0, NULL, NULL);
-        mem_fail_at(0);
-        if (rc == ERR_OK) break;
-        assert_int_equal(rc, ERR_MEMORY);
-        assert_true(n < 100);
-    }
+    EACH_ALLOCATION_FAILS(100, compare_compute(&c, p, q, labels, 40, K, 20, 0, NULL, NULL));
     compare_free(&c);
 }
 
@@ -283,13 +233,7 @@ static void test_labels(void **state) {
     assert_memory_equal(l.column_a, column_a, sizeof column_a);
     assert_memory_equal(l.column_b, column_b, sizeof column_b);
     compare_labels_free(&l);
-    for (size_t n = 1;; n++) {
-        mem_fail_at(n);
-        const ErrCode rc = compare_labels(&l, a, 2, b, 3, NULL);
-        mem_fail_at(0);
-        if (rc == ERR_OK) break;
-        assert_int_equal(rc, ERR_MEMORY);
-    }
+    EACH_ALLOCATION_FAILS(100, compare_labels(&l, a, 2, b, 3, NULL));
     compare_labels_free(&l);
 }
 
@@ -435,14 +379,7 @@ static void test_predictions(void **state) {
     assert_true(p.items[1].truncated && !p.truncation);
     assert_string_equal(p.bytes.data + p.items[1].id_at, "7");
     predictions_free(&p);
-    for (size_t n = 1;; n++) {
-        mem_fail_at(n);
-        const ErrCode rc = predictions_read(&p, path, NULL);
-        mem_fail_at(0);
-        if (rc == ERR_OK) break;
-        assert_int_equal(rc, ERR_MEMORY);
-        assert_true(n < 100);
-    }
+    EACH_ALLOCATION_FAILS(100, predictions_read(&p, path, NULL));
     predictions_free(&p);
     static const struct {
         const char *text, *message;
@@ -565,30 +502,6 @@ static void test_match(void **state) {
 
 /* ---- the command ---- */
 
-/* The fail_at-th allocation of the run fails; 0: none. */
-static ErrCode run_command(Buf *out, Err *err, int argc, const char *const *argv, size_t fail_at) {
-    char *args[16];
-    for (int i = 0; i < argc; i++) args[i] = (char *)(uintptr_t)argv[i];
-    void *options = mem_alloc(1, compare_cmd.options_bytes);
-    assert_non_null(options);
-    FlagList arguments = {0};
-    bool help = false;
-    char *text = NULL;
-    size_t size = 0;
-    FILE *file = open_memstream(&text, &size);
-    ErrCode rc = flags_parse(&compare_cmd, options, &arguments, &help, argc, args, err);
-    mem_fail_at(fail_at);
-    if (rc == ERR_OK) rc = compare_cmd.run(options, &arguments, file, err);
-    mem_fail_at(0);
-    (void)fclose(file);
-    buf_clear(out);
-    buf_put(out, text, size);
-    free(text);
-    flags_free(&compare_cmd, options, &arguments);
-    mem_free(options);
-    return rc;
-}
-
 static double number_at(const cJSON *root, const char *a, const char *b) {
     const cJSON *item = cJSON_GetObjectItemCaseSensitive(root, a);
     if (b) item = cJSON_GetObjectItemCaseSensitive(item, b);
@@ -612,12 +525,11 @@ static void test_command(void **state) {
          "{\"id\": \"y\", \"scores\": {\"law\": 0.1, \"code\": 0.8, \"math\": 0.1}}\n"
          "{\"id\": \"x\", \"scores\": {\"law\": 0.5, \"code\": 0.3, \"math\": 0.2}}\n");
     save("gate.json", "{\"max_broken_rate\": 30, \"min_rows\": 3}");
-    const char *const args[] = {
-        in_folder("a.jsonl"),  in_folder("b.jsonl"), "--data", in_folder("data.jsonl"), "--json", "--rules",
-        in_folder("gate.json")};
+    const char *const *args = ARGS(in_folder("a.jsonl"), in_folder("b.jsonl"), "--data",
+                                   in_folder("data.jsonl"), "--json", "--rules", in_folder("gate.json"));
     Buf out = {0};
     Err err = {0};
-    assert_int_equal(run_command(&out, &err, 7, args, 0), ERR_GATE);
+    assert_int_equal(run_command(&compare_cmd, &out, &err, args), ERR_GATE);
     assert_string_equal(err.msg, "1 of 2 rules failed: max_broken_rate is 33.33 (at most 30)");
     cJSON *root;
     ok(json_parse(&root, out.data, out.len, &err), &err);
@@ -637,10 +549,10 @@ static void test_command(void **state) {
     assert_false(cJSON_IsTrue(cJSON_GetObjectItem(cJSON_GetObjectItem(root, "rules"), "passed")));
     cJSON_Delete(root);
 
-    const char *const page[] = {
-        in_folder("a.jsonl"), in_folder("b.jsonl"), "--data",  in_folder("data.jsonl"),
-        "--report",           in_folder("c.html"),  "--flips", in_folder("f.jsonl")};
-    ok(run_command(&out, &err, 8, page, 0), &err);
+    const char *const *page =
+        ARGS(in_folder("a.jsonl"), in_folder("b.jsonl"), "--data", in_folder("data.jsonl"), "--report",
+             in_folder("c.html"), "--flips", in_folder("f.jsonl"));
+    ok(run_command(&compare_cmd, &out, &err, page), &err);
     assert_non_null(strstr(out.data, "the label sets differ (2 shared, 0 only A's, 1 only B's)"));
     assert_non_null(
         strstr(out.data, "2 answers differ (66.67 %): 1 fixed by B, 1 broken by B, 0 wrong in both:"));
@@ -668,43 +580,27 @@ static void test_command(void **state) {
          "such rows out"},
     };
     for (size_t i = 0; i < sizeof BAD / sizeof *BAD; i++) {
-        const char *argv[4];
+        const char *argv[5] = {0};
         int argc = 0;
         while (argc < 4 && BAD[i].argv[argc]) {
-            argv[argc] = BAD[i].argv[argc][0] == '-' ? BAD[i].argv[argc] : in_folder(BAD[i].argv[argc]);
+            argv[argc] = BAD[i].argv[argc][0] == '-' ? BAD[i].argv[argc] : in_folder("%s", BAD[i].argv[argc]);
             argc++;
         }
-        assert_int_not_equal(run_command(&out, &err, argc, argv, 0), ERR_OK);
+        assert_int_not_equal(run_command(&compare_cmd, &out, &err, argv), ERR_OK);
         assert_says(&err, BAD[i].message);
     }
-    for (size_t n = 1;; n++) {
-        const ErrCode rc = run_command(&out, &err, 8, page, n);
-        if (rc == ERR_OK) break;
-        if (rc != ERR_MEMORY) fail_msg("allocation %zu: %s", n, err.msg);
-        assert_true(n < 2000);
-    }
+    EACH_ALLOCATION_FAILS(2000, run_command(&compare_cmd, &out, &err, page));
     buf_free(&out);
 }
 
-static int setup(void **state) {
-    (void)state;
-    progress_quiet(true);
-    return mkdtemp(folder) ? 0 : -1;
-}
-
-static int cleanup(void **state) {
-    (void)state;
-    return file_remove_dir(folder, NULL) == ERR_OK ? 0 : -1;
-}
-
 int main(void) {
-    const char *given = getenv("TEST_SEED");
-    seed = given ? strtoull(given, NULL, 10) : (uint64_t)getpid() * 1000003u;
-    print_message("TEST_SEED=%llu\n", (unsigned long long)seed);
+    seed_open();
+    progress_quiet(true);
+    if (!folder_open("/tmp")) return 1;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_mcnemar),     cmocka_unit_test(test_paired), cmocka_unit_test(test_by_hand),
         cmocka_unit_test(test_differences), cmocka_unit_test(test_labels), cmocka_unit_test(test_rules),
         cmocka_unit_test(test_predictions), cmocka_unit_test(test_match),  cmocka_unit_test(test_command),
     };
-    return cmocka_run_group_tests(tests, setup, cleanup);
+    return folder_close(cmocka_run_group_tests(tests, NULL, NULL));
 }

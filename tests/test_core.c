@@ -1,25 +1,13 @@
 /* tests/test_core.c - what everything stands on: err, mem, arena, buf, file, text, json, lines, flags,
  * sha256, rng, threads. */
 #define _GNU_SOURCE /* CPU affinity */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-/* cmocka needs those three first */
-#include <cmocka.h>
-#include <math.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
-#include <time.h>
-#include <unistd.h>
 #include <zlib.h>
 #include <zstd.h>
 
@@ -36,23 +24,7 @@
 #include "core/tensor.h"
 #include "core/text.h"
 #include "core/threads.h"
-
-static char folder[] = "/tmp/test_core.XXXXXX";
-static uint64_t seed;
-
-static const char *in_folder(const char *name) {
-    static char path[4][256];
-    static int turn;
-    turn = (turn + 1) % 4;
-    (void)snprintf(path[turn], sizeof path[turn], "%s/%s", folder, name);
-    return path[turn];
-}
-
-static const char *save(const char *name, const void *bytes, size_t n) {
-    const char *path = in_folder(name);
-    assert_int_equal(file_save(path, bytes, n, NULL), ERR_OK);
-    return path;
-}
+#include "tests/unit.h"
 
 /* ---- err, mem, arena, buf ---- */
 
@@ -232,7 +204,7 @@ static void test_file_write(void **state) {
 
 static void test_file_read(void **state) {
     (void)state;
-    const char *path = save("r.bin", "0123456789", 10);
+    const char *path = save("r.bin", "0123456789");
     File file;
     char four[5] = "";
     Err err = {0};
@@ -281,7 +253,7 @@ static void test_file_dirs(void **state) {
     assert_true(file_is_dir("/tmp"));
     assert_int_equal(file_remove_dir(path, NULL), ERR_OK);
     Err err = {0};
-    save("plain", "x", 1);
+    save("plain", "x");
     assert_int_equal(file_mkdirs(in_folder("plain"), &err), ERR_IO);
 }
 
@@ -413,7 +385,7 @@ static void test_json(void **state) {
     assert_string_equal(err.msg, "key \"b\": found true or false, expected a string");
     cJSON_Delete(tree);
 
-    const char *path = save("bad.json", "{\"a\":\n}", 7);
+    const char *path = save("bad.json", "{\"a\":\n}");
     assert_int_equal(json_read(&tree, path, &err), ERR_FORMAT);
     char expected[300];
     (void)snprintf(expected, sizeof expected, "%s: not valid JSON at line 2, column 1: unexpected text",
@@ -494,11 +466,11 @@ static void lines_are(const char *path, const char *expected, size_t n) {
 
 static void test_lines(void **state) {
     (void)state;
-    lines_are(save("l1", "", 0), "", 0);
-    lines_are(save("l2", "\n", 1), "|", 1);
-    lines_are(save("l3", "a\r\nb\n\nc", 7), "a|b||c|", 7);
-    lines_are(save("l4", "a\0b\n", 4), "a\0b|", 4);
-    lines_are(save("l5", "\x1f", 1), "\x1f|", 2);
+    lines_are(save("l1", ""), "", 0);
+    lines_are(save("l2", "\n"), "|", 1);
+    lines_are(save("l3", "a\r\nb\n\nc"), "a|b||c|", 7);
+    lines_are(save_bytes("l4", "a\0b\n", 4), "a\0b|", 4);
+    lines_are(save("l5", "\x1f"), "\x1f|", 2);
 
     Buf text = {0},
         expected = {0}; /* lines of 0 to 300,000 bytes, in each coding, and two streams in one file */
@@ -515,7 +487,7 @@ static void test_lines(void **state) {
     const size_t cap = 2 * text.len + 10000;
     char *packed = mem_alloc(cap, 1);
     assert_non_null(packed);
-    lines_are(save("plain.txt", text.data, text.len), expected.data, expected.len);
+    lines_are(save_bytes("plain.txt", text.data, text.len), expected.data, expected.len);
     for (int coding = 0; coding < 2; coding++) {
         const size_t half = text.len / 2;
         size_t n;
@@ -527,10 +499,10 @@ static void test_lines(void **state) {
             assert_false(ZSTD_isError(n));
             n += ZSTD_compress(packed + n, cap - n, text.data + half, text.len - half, 3);
         }
-        lines_are(save("packed", packed, n), expected.data, expected.len);
+        lines_are(save_bytes("packed", packed, n), expected.data, expected.len);
         for (int cut = 0; cut < 40; cut++) { /* cut off anywhere but between the streams: noticed */
             const size_t at = 5 + (size_t)(rng_bits(seed, (uint64_t)(1000 + cut)) % (n - 5));
-            const char *path = save("cut", packed, at);
+            const char *path = save_bytes("cut", packed, at);
             Err err = {0};
             Buf got = {0};
             const ErrCode rc = all_lines(&got, path, &err);
@@ -548,7 +520,7 @@ static void test_lines(void **state) {
         }
         memcpy(packed + n, "garbage", 7);
         Buf got = {0};
-        assert_int_equal(all_lines(&got, save("tail", packed, n + 7), NULL), ERR_FORMAT);
+        assert_int_equal(all_lines(&got, save_bytes("tail", packed, n + 7), NULL), ERR_FORMAT);
         buf_free(&got);
     }
     Err err = {0};
@@ -568,7 +540,7 @@ static void test_lines_bomb(void **state) {
     assert_true(zeros && packed);
     const size_t made = ZSTD_compress(packed, cap, zeros, n, 1);
     assert_false(ZSTD_isError(made));
-    const char *path = save("bomb.zst", packed, made);
+    const char *path = save_bytes("bomb.zst", packed, made);
     Err err = {0};
     Buf got = {0};
     assert_int_equal(all_lines(&got, path, &err), ERR_FORMAT);
@@ -618,8 +590,6 @@ static ErrCode parse(Options *o, FlagList *arguments, bool *help, Err *err, cons
     return flags_parse(&COMMAND, o, arguments, help, argc, argv, err);
 }
 
-#define ARGS(...) ((const char *const[]){__VA_ARGS__, NULL})
-
 static void flags_fail(const char *const *args, const char *message) {
     Options o;
     FlagList arguments;
@@ -651,7 +621,7 @@ static void test_flags(void **state) {
     assert_string_equal(text,
                         "{\"learning_rate\":0.001,\"steps\":7,\"fast\":true,\"warm\":false,\"name\":\"x=y\","
                         "\"kind\":\"cosine\",\"list\":[\"a\",\"b\"]}");
-    const char *path = save("options.json", text, strlen(text)); /* what was printed is read again */
+    const char *path = save("options.json", text); /* what was printed is read again */
     cJSON_free(text);
     cJSON_Delete(json);
     flags_free(&COMMAND, &o, &arguments);
@@ -694,7 +664,7 @@ static void test_flags(void **state) {
         {"{", "not valid JSON at line 1, column 1: unexpected text"},
     };
     for (size_t i = 0; i < sizeof CONFIGS / sizeof *CONFIGS; i++) {
-        path = save("bad_options.json", CONFIGS[i].json, strlen(CONFIGS[i].json));
+        path = save("bad_options.json", CONFIGS[i].json);
         char expected[400];
         (void)snprintf(expected, sizeof expected, "%s: %s", path, CONFIGS[i].message);
         flags_fail(ARGS("f", "--config", path), expected);
@@ -897,9 +867,8 @@ static void test_pin(void **state) {
 }
 
 int main(void) {
-    seed = (uint64_t)time(NULL);
-    (void)printf("seed %llu\n", (unsigned long long)seed);
-    if (!mkdtemp(folder)) return 1;
+    seed_open();
+    if (!folder_open("/tmp")) return 1;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_err),        cmocka_unit_test(test_mem),
         cmocka_unit_test(test_arena),      cmocka_unit_test(test_buf),
@@ -911,6 +880,5 @@ int main(void) {
         cmocka_unit_test(test_rng),        cmocka_unit_test(test_tensor),
         cmocka_unit_test(test_threads),    cmocka_unit_test(test_pin),
     };
-    const int failed = cmocka_run_group_tests(tests, NULL, NULL);
-    return file_remove_dir(folder, NULL) == ERR_OK ? failed : 1;
+    return folder_close(cmocka_run_group_tests(tests, NULL, NULL));
 }

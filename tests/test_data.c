@@ -1,18 +1,6 @@
 /* tests/test_data.c - from a line of JSONL to a batch: record, split, shard, batch, corpus, pack. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-/* cmocka needs those three first */
-#include <cmocka.h>
 #include <dirent.h>
-#include <math.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/stat.h>
-#include <time.h>
-#include <unistd.h>
 #include <zlib.h>
 #include <zstd.h>
 
@@ -31,35 +19,11 @@
 #include "data/shard.h"
 #include "data/sort.h"
 #include "data/split.h"
+#include "tests/unit.h"
 #include "tokenizer/spm.h"
 #include "tokenizer/tokenizer.h"
 
-static char folder[] = "/tmp/test_data.XXXXXX";
-static uint64_t seed;
 static Tokenizer *tokenizer;
-
-static const char *in_folder(const char *name) {
-    static char path[8][256];
-    static int turn;
-    turn = (turn + 1) % 8;
-    (void)snprintf(path[turn], sizeof path[turn], "%s/%s", folder, name);
-    return path[turn];
-}
-
-static const char *save(const char *name, const void *bytes, size_t n) {
-    const char *path = in_folder(name);
-    assert_int_equal(file_save(path, bytes, n, NULL), ERR_OK);
-    return path;
-}
-
-/* A number below n, anew for each (where, i). */
-static size_t pick(const char *where, uint64_t i, size_t n) {
-    return (size_t)(rng_key(seed, where, i) % n);
-}
-
-static void ok(ErrCode rc, const Err *err) {
-    if (rc != ERR_OK) fail_msg("%s", err->msg);
-}
 
 /* ---- record ---- */
 
@@ -191,14 +155,8 @@ static void test_record_bad(void **state) {
     assert_int_equal(record_parse(&r, &(RecordRule){0}, large.data, large.len, &err), ERR_FORMAT);
     assert_string_equal(err.msg, "label: a label of 257 bytes, expected at most 256");
     buf_free(&large);
-    for (size_t n = 1;; n++) { /* cJSON's own allocations are its own affair */
-        mem_fail_at(n);
-        const ErrCode rc = record_parse(&r, &(RecordRule){0}, line, strlen(line), NULL);
-        mem_fail_at(0);
-        if (rc == ERR_OK) break;
-        assert_int_equal(rc, ERR_MEMORY);
-        assert_true(n < 100);
-    }
+    /* cJSON's own allocations are its own affair */
+    EACH_ALLOCATION_FAILS(100, record_parse(&r, &(RecordRule){0}, line, strlen(line), NULL));
     record_free(&r);
 }
 
@@ -756,27 +714,20 @@ static void test_shard_damaged(void **state) {
     (void)snprintf(start, sizeof start, "%s: not a shard: it has only 0 bytes", path);
     assert_string_equal(err.msg, start);
     buf_put(&bytes, "x", 1);
-    assert_int_equal(read_whole(save("more.shard", bytes.data, bytes.len), &err), ERR_FORMAT);
+    assert_int_equal(read_whole(save_bytes("more.shard", bytes.data, bytes.len), &err), ERR_FORMAT);
     bytes.data[6] = '2';
-    path = save("v2.shard", bytes.data, bytes.len - 1);
+    path = save_bytes("v2.shard", bytes.data, bytes.len - 1);
     assert_int_equal(read_whole(path, &err), ERR_FORMAT);
     (void)snprintf(start, sizeof start, "%s: shard version '2', expected version 1; pack it again", path);
     assert_string_equal(err.msg, start);
-    path = save("text.shard", "{\"text\":1}\n{\"text\":2}\n", 22);
+    path = save("text.shard", "{\"text\":1}\n{\"text\":2}\n");
     assert_int_equal(read_whole(path, &err), ERR_FORMAT);
     (void)snprintf(start, sizeof start, "%s: not a shard: it does not begin with RSHARD", path);
     assert_string_equal(err.msg, start);
     buf_free(&bytes);
     const char *good = in_folder("small2.shard");
     write_shard(good, 12, 9, SPLIT_COUNT, 0);
-    for (size_t n = 1;; n++) {
-        mem_fail_at(n);
-        const ErrCode rc = read_whole(good, NULL);
-        mem_fail_at(0);
-        if (rc == ERR_OK) break;
-        assert_int_equal(rc, ERR_MEMORY);
-        assert_true(n < 1000);
-    }
+    EACH_ALLOCATION_FAILS(1000, read_whole(good, NULL));
 }
 
 /* ---- batch ---- */
@@ -1168,12 +1119,12 @@ static void test_corpus(void **state) {
     add_rows(&rows, "corpus", 5000, ",\"source\":\"made\"");
     buf_puts(&rows, "\n  \t\r\n");
     add_json_row(&rows, "[CLS] is a word 7", "math", "");
-    const char *plain = save("c.jsonl", rows.data, rows.len);
+    const char *plain = save_bytes("c.jsonl", rows.data, rows.len);
     const size_t cap = ZSTD_compressBound(rows.len);
     char *packed = mem_alloc(cap, 1);
     assert_non_null(packed);
     const size_t n = ZSTD_compress(packed, cap, rows.data, rows.len, 3);
-    const char *zst = save("c.jsonl.zst", packed, n);
+    const char *zst = save_bytes("c.jsonl.zst", packed, n);
     gzFile gz = gzopen(in_folder("c.jsonl.gz"), "wb");
     assert_int_equal(gzwrite(gz, rows.data, (unsigned)rows.len), (int)rows.len);
     assert_int_equal(gzclose(gz), Z_OK);
@@ -1247,7 +1198,7 @@ static void test_corpus_near(void **state) {
             buf_printf(&rows, "%d\",\"label\":\"%s\",\"sample_weight\":%s}\n", k, i % 2 ? "a" : "b",
                        k ? "0.5" : "3");
         }
-    const char *plain = save("near.jsonl", rows.data, rows.len);
+    const char *plain = save_bytes("near.jsonl", rows.data, rows.len);
     Buf weighted = {0};
     buf_printf(&weighted, "%s=2", plain);
     for (int exact = 0; exact < 2; exact++) {
@@ -1298,13 +1249,13 @@ static void test_corpus_inputs(void **state) {
     ok(file_mkdirs(in_folder("in/b/deep"), &err), &err);
     Buf rows = {0};
     add_json_row(&rows, "one", "x", ",\"split\":\"train\"");
-    save("in/z.jsonl", rows.data, rows.len);
-    save("in/b/deep/a.jsonl", rows.data, rows.len);
-    save("in/b.jsonl", rows.data, rows.len);
-    save("in/b/notes.txt", "no", 2);
-    save("in/.hidden.jsonl", "no", 2);
-    save("in/odd=2.jsonl", rows.data, rows.len);
-    save("in/w=3", rows.data, rows.len);
+    save_bytes("in/z.jsonl", rows.data, rows.len);
+    save_bytes("in/b/deep/a.jsonl", rows.data, rows.len);
+    save_bytes("in/b.jsonl", rows.data, rows.len);
+    save("in/b/notes.txt", "no");
+    save("in/.hidden.jsonl", "no");
+    save_bytes("in/odd=2.jsonl", rows.data, rows.len);
+    save_bytes("in/w=3", rows.data, rows.len);
     assert_int_equal(symlink(in_folder("in"), in_folder("in/b/circle")), 0);
     char weighted[300], odd[300], same[300];
     (void)snprintf(weighted, sizeof weighted, "%s=2.5", in_folder("in/z.jsonl"));
@@ -1331,7 +1282,7 @@ static void test_corpus_inputs(void **state) {
     Shard *s;
     ok(shard_open(&s, path, &err), &err);
     assert_int_equal(shard_info(s)->file_count, 8);
-    for (size_t i = 0; i < 7; i++) assert_string_equal(shard_info(s)->files[i], in_folder(NAMES[i]));
+    for (size_t i = 0; i < 7; i++) assert_string_equal(shard_info(s)->files[i], in_folder("%s", NAMES[i]));
     assert_string_equal(shard_info(s)->files[7], "stdin");
     assert_int_equal(shard_info(s)->split.duplicates, 7);
     ShardBlock block = {0};
@@ -1362,7 +1313,7 @@ static void test_corpus_bad(void **state) {
         "nonsense\n"
         "{\"text\":\"four\",\"label\":\"health\"}\n";
     char expected[700];
-    const char *path = save("bad.jsonl", ROWS_TEXT, sizeof ROWS_TEXT - 1);
+    const char *path = save_bytes("bad.jsonl", ROWS_TEXT, sizeof ROWS_TEXT - 1);
     FlagList inputs = {0}, none = {0}, labels = {0};
     CorpusRule rule = rule_for(&inputs, path, NULL);
     (void)snprintf(expected, sizeof expected, "%s:2: text: the text is empty", path);
@@ -1397,7 +1348,7 @@ static void test_corpus_bad(void **state) {
     rule = rule_for(&none, "x.jsonl=1001", NULL);
     pack_fails(&rule, ERR_ARGUMENT, "x.jsonl=1001: found weight 1001, expected more than 0 and at most 1000");
     flags_list_free(&none);
-    path = save("empty.jsonl", "\n\n", 2);
+    path = save("empty.jsonl", "\n\n");
     rule = rule_for(&none, path, NULL);
     (void)snprintf(expected, sizeof expected, "%s: no rows", path);
     pack_fails(&rule, ERR_FORMAT, expected);
@@ -1431,7 +1382,7 @@ static void test_corpus_bad(void **state) {
 
     /* Whichever allocation fails: an error, no leak, no file or a whole one (only the sync of the folder
      * comes after the renaming). */
-    path = save("two.jsonl", "{\"text\":\"one\",\"label\":\"a\"}\n{\"text\":\"two\",\"label\":\"b\"}\n", 54);
+    path = save("two.jsonl", "{\"text\":\"one\",\"label\":\"a\"}\n{\"text\":\"two\",\"label\":\"b\"}\n");
     rule = rule_for(&none, path, NULL);
     for (size_t n = 1;; n++) {
         mem_fail_at(n);
@@ -1450,53 +1401,29 @@ static void test_corpus_bad(void **state) {
 
 /* ---- pack ---- */
 
-static ErrCode run_pack(Buf *out, Err *err, const char *const *args) {
-    char *argv[16];
-    int argc = 0;
-    for (; args[argc]; argc++) argv[argc] = (char *)(uintptr_t)args[argc];
-    void *options = mem_alloc(1, pack_cmd.options_bytes);
-    FlagList arguments;
-    bool help;
-    FILE *f = tmpfile();
-    assert_true(options && f);
-    ErrCode rc = flags_parse(&pack_cmd, options, &arguments, &help, argc, argv, err);
-    if (rc == ERR_OK) rc = pack_cmd.run(options, &arguments, f, err);
-    flags_free(&pack_cmd, options, &arguments);
-    mem_free(options);
-    buf_clear(out);
-    rewind(f);
-    for (int c; (c = fgetc(f)) != EOF;) {
-        const char one = (char)c;
-        buf_put(out, &one, 1);
-    }
-    (void)fclose(f);
-    return rc;
-}
-
-#define ARGS(...) ((const char *const[]){__VA_ARGS__, NULL})
-
 static void test_pack(void **state) {
     (void)state;
     Buf rows = {0}, out = {0};
     Err err = {0};
     add_rows(&rows, "pack", 300, "");
     buf_puts(&rows, "broken\n");
-    const char *data = save("p.jsonl", rows.data, rows.len);
+    const char *data = save_bytes("p.jsonl", rows.data, rows.len);
     const char *model = in_folder("spm.model"), *shard = in_folder("p.shard");
     progress_quiet(true);
-    assert_int_equal(run_pack(&out, &err, ARGS(data, "--model", model, "--out", shard)), ERR_FORMAT);
+    assert_int_equal(run_command(&pack_cmd, &out, &err, ARGS(data, "--model", model, "--out", shard)),
+                     ERR_FORMAT);
     char expected[400];
     (void)snprintf(expected, sizeof expected, "%s:301: not valid JSON at line 1, column 1: unexpected text",
                    data);
     assert_string_equal(err.msg, expected);
-    ok(run_pack(&out, &err,
-                ARGS(data, "--model", model, "--out", shard, "--skip-bad", "--max-seq-length", "12")),
+    ok(run_command(&pack_cmd, &out, &err,
+                   ARGS(data, "--model", model, "--out", shard, "--skip-bad", "--max-seq-length", "12")),
        &err);
     assert_non_null(strstr(out.data, "300 rows"));
     assert_non_null(strstr(out.data, "bad rows left out"));
-    ok(run_pack(&out, &err,
-                ARGS(data, "--model", folder, "--out", shard, "--skip-bad", "--max-length=12", "--json",
-                     "--threads", "2")),
+    ok(run_command(&pack_cmd, &out, &err,
+                   ARGS(data, "--model", folder, "--out", shard, "--skip-bad", "--max-length=12", "--json",
+                        "--threads", "2")),
        &err);
     cJSON *json;
     ok(json_parse(&json, out.data, out.len, &err), &err);
@@ -1508,22 +1435,24 @@ static void test_pack(void **state) {
     ok(json_get_int(&test, cJSON_GetObjectItem(json, "rows"), "test", 0, 1000, &err), &err);
     assert_true(train == 240 && test == 30);
     cJSON_Delete(json);
-    ok(run_pack(&out, &err,
-                ARGS(data, "--model", model, "--out", shard, "--skip-bad", "--labels", "coding,math",
-                     "--labels", "health")),
+    ok(run_command(&pack_cmd, &out, &err,
+                   ARGS(data, "--model", model, "--out", shard, "--skip-bad", "--labels", "coding,math",
+                        "--labels", "health")),
        &err);
     Shard *s;
     ok(shard_open(&s, shard, &err), &err);
     assert_string_equal(shard_info(s)->labels[0], "coding");
     assert_string_equal(shard_info(s)->labels[1], "math");
     shard_close(s);
-    assert_int_equal(run_pack(&out, &err, ARGS(data, "--out", shard)), ERR_ARGUMENT);
+    assert_int_equal(run_command(&pack_cmd, &out, &err, ARGS(data, "--out", shard)), ERR_ARGUMENT);
     assert_string_equal(err.msg, "--model: expected spm.model or a folder that holds it");
-    assert_int_equal(run_pack(&out, &err, ARGS(data, "--model", model, "--out", shard, "--labels", "a,,b")),
-                     ERR_ARGUMENT);
+    assert_int_equal(
+        run_command(&pack_cmd, &out, &err, ARGS(data, "--model", model, "--out", shard, "--labels", "a,,b")),
+        ERR_ARGUMENT);
     assert_string_equal(err.msg, "labels: an empty label");
-    assert_int_equal(run_pack(&out, &err, ARGS(data, "--model", model, "--out", shard, "--labels", "a,b,a")),
-                     ERR_ARGUMENT);
+    assert_int_equal(
+        run_command(&pack_cmd, &out, &err, ARGS(data, "--model", model, "--out", shard, "--labels", "a,b,a")),
+        ERR_ARGUMENT);
     assert_string_equal(err.msg, "labels: 'a' is given twice");
     progress_quiet(false);
     buf_free(&rows);
@@ -1533,15 +1462,7 @@ static void test_pack(void **state) {
 /* The real corpus, where it is there: every file of it packs, and each batch of an epoch comes. */
 static void test_real_corpus(void **state) {
     (void)state;
-    const char *shared = getenv("ROUTER_SHARED");
-    char corpus[400], model[400];
-    if (!shared || !shared[0]) shared = ROUTER_SOURCE_DIR "/../shared";
-    (void)snprintf(corpus, sizeof corpus, "%s/corpus/math", shared);
-    (void)snprintf(model, sizeof model, "%s/deberta-v3-tokenizer", shared);
-    if (!file_is_dir(corpus) || !file_is_dir(model)) {
-        (void)printf("%s is not there\n", corpus);
-        skip();
-    }
+    const char *corpus = need_shared("corpus/math"), *model = need_shared("deberta-v3-tokenizer");
     Err err = {0};
     Tokenizer *t;
     Threads *threads;
@@ -1570,9 +1491,8 @@ static void test_real_corpus(void **state) {
 }
 
 int main(void) {
-    seed = (uint64_t)time(NULL);
-    (void)printf("seed %llu\n", (unsigned long long)seed);
-    if (!mkdtemp(folder)) return 1;
+    seed_open();
+    if (!folder_open("/tmp")) return 1;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_record),         cmocka_unit_test(test_record_bad),
         cmocka_unit_test(test_sort_and_names), cmocka_unit_test(test_split_key),
@@ -1585,6 +1505,5 @@ int main(void) {
         cmocka_unit_test(test_corpus_inputs),  cmocka_unit_test(test_corpus_bad),
         cmocka_unit_test(test_pack),           cmocka_unit_test(test_real_corpus),
     };
-    const int failed = cmocka_run_group_tests(tests, open_tokenizer, close_tokenizer);
-    return file_remove_dir(folder, NULL) == ERR_OK ? failed : 1;
+    return folder_close(cmocka_run_group_tests(tests, open_tokenizer, close_tokenizer));
 }

@@ -5,18 +5,6 @@
  * longest sequence is; on blas they differ by rounding, as OpenBLAS adds in another order at the edge of a
  * block. Gradients of micro-batches differ from those of the whole batch by rounding, as they are added up in
  * another order. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-/* cmocka wants the four above first */
-#include <cmocka.h>
-#include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
-
 #include "core/file.h"
 #include "core/json.h"
 #include "core/mem.h"
@@ -28,6 +16,7 @@
 #include "model/ops_x86.h"
 #include "model/safetensors.h"
 #include "model/weights.h"
+#include "tests/unit.h"
 
 static const char *const BACKENDS[] = {"ref", "blas", "x86"};
 static int backends = 2; /* 3 where the processor multiplies bfloat16 */
@@ -39,18 +28,6 @@ static const double TOLERANCE = 1e-5;
 static double tolerance_of(int backend) {
     return backend == 2 ? 4e-3 : TOLERANCE;
 }
-
-static uint64_t seed, drawn;
-static char folder[] = "/tmp/test_deberta.XXXXXX";
-
-static int draw(int below) {
-    return (int)(rng_bits(seed, drawn++) % (uint64_t)below);
-}
-
-#define OK(call)                                       \
-    do {                                               \
-        if ((call) != ERR_OK) fail_msg("%s", err.msg); \
-    } while (0)
 
 /* ---- a model and a batch ---- */
 
@@ -193,7 +170,7 @@ static float *gradients(const Model *m, size_t *n) {
     return all;
 }
 
-static void assert_near(const char *what, const float *got, const float *want, size_t n, double tolerance) {
+static void assert_close(const char *what, const float *got, const float *want, size_t n, double tolerance) {
     double most = 0;
     for (size_t i = 0; i < n; i++) most = fmax(most, fabs((double)want[i]));
     assert_true(most > 0);
@@ -222,7 +199,7 @@ static void test_micro_batches(void **state) {
             const double cut_loss = step(&m, r, CUTS[i], true, 77);
             float *cut = gradients(&m, &n);
             assert_true(fabs(cut_loss - loss) <= tolerance_of(b) * loss);
-            assert_near("micro-batches", cut, whole, n, tolerance_of(b));
+            assert_close("micro-batches", cut, whole, n, tolerance_of(b));
             free(cut);
         }
         /* the masks matter: another key, or none, is another gradient; the same key is the same bits */
@@ -455,7 +432,7 @@ static void test_company(void **state) {
             if (b == 0)
                 assert_memory_equal(others[i], together, (size_t)S * 4 * sizeof(float));
             else
-                assert_near(NAMES[i], others[i], together, (size_t)S * 4, tolerance_of(b));
+                assert_close(NAMES[i], others[i], together, (size_t)S * 4, tolerance_of(b));
         }
         close_model(&m);
     }
@@ -478,7 +455,7 @@ static void test_backends_agree(void **state) {
         g[b] = gradients(&m, &n);
         close_model(&m);
     }
-    assert_near("gradients", g[1], g[0], n, 10 * TOLERANCE); /* erf and exp are approximated as well */
+    assert_close("gradients", g[1], g[0], n, 10 * TOLERANCE); /* erf and exp are approximated as well */
     free(g[0]);
     free(g[1]);
     free(r);
@@ -517,14 +494,6 @@ static void test_nan_reaches_the_loss(void **state) {
 }
 
 /* ---- classifier ---- */
-
-static const char *in_folder(const char *name) {
-    static char paths[4][256];
-    static int next;
-    char *path = paths[next++ % 4];
-    (void)snprintf(path, sizeof paths[0], "%s/%s", folder, name);
-    return path;
-}
 
 static void save_model(const Model *m) {
     Err err = {0};
@@ -565,10 +534,10 @@ static void test_classifier(void **state) {
         if (b == 0)
             assert_memory_equal(logits, expected, COUNT * 4 * sizeof *logits);
         else
-            assert_near("classifier", logits, expected, (size_t)COUNT * 4, tolerance_of(b));
+            assert_close("classifier", logits, expected, (size_t)COUNT * 4, tolerance_of(b));
         OK(classifier_logits(&c, logits, (const int32_t *const *)ids, lengths, 0, &err)); /* none */
         OK(classifier_logits(&c, logits, (const int32_t *const *)ids + 9, lengths + 9, 1, &err));
-        assert_near("one", logits, expected + (ptrdiff_t)9 * 4, 4, b ? tolerance_of(b) : 0);
+        assert_close("one", logits, expected + (ptrdiff_t)9 * 4, 4, b ? tolerance_of(b) : 0);
         classifier_close(&c);
         close_model(&m);
     }
@@ -660,21 +629,10 @@ static void test_module_errors(void **state) {
     assert_string_equal(err.msg, "precision: found 'fp64', expected auto, fp32, tf32 or bf16");
 }
 
-static int prepare(void **state) {
-    (void)state;
-    return mkdtemp(folder) ? 0 : -1;
-}
-
-static int clean(void **state) {
-    (void)state;
-    return file_remove_dir(folder, NULL) == ERR_OK ? 0 : -1;
-}
-
 int main(void) {
-    const char *given = getenv("TEST_SEED");
-    seed = given ? (uint64_t)strtoull(given, NULL, 10) : (uint64_t)getpid();
-    print_message("TEST_SEED=%llu\n", (unsigned long long)seed);
+    seed_open();
     if (ops_x86_kernel(true)) backends = 3;
+    if (!folder_open("/tmp")) return 1;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_micro_batches),  cmocka_unit_test(test_threads),
         cmocka_unit_test(test_padding_token),  cmocka_unit_test(test_allocates_nothing),
@@ -684,5 +642,5 @@ int main(void) {
         cmocka_unit_test(test_classifier),     cmocka_unit_test(test_classifier_errors),
         cmocka_unit_test(test_module_errors),
     };
-    return cmocka_run_group_tests_name("deberta", tests, prepare, clean);
+    return folder_close(cmocka_run_group_tests_name("deberta", tests, NULL, NULL));
 }

@@ -1,18 +1,7 @@
 /* tests/test_decide.c - decisions from logits against their definition, their rule in config.json and in exported files,
  * and what librouter decides against a reader that shares no code with it. */
 #include <float.h>
-#include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/wait.h>
-#include <unistd.h>
-
-#include <cmocka.h>
 
 #include "core/file.h"
 #include "core/json.h"
@@ -20,29 +9,7 @@
 #include "export/decide_json.h"
 #include "export/librouter.h"
 #include "tests/tiny_rule.h"
-
-static uint64_t seed; /* fresh for each run; printed, so that a failure can be repeated with TEST_SEED */
-static char folder[] = "/tmp/test_decide.XXXXXX";
-
-static void assert_near(double found, double expected, double tolerance) {
-    if (!(fabs(found - expected) <= tolerance)) fail_msg("found %.17g, expected %.17g", found, expected);
-}
-
-static void ok(ErrCode rc, const Err *err) {
-    if (rc != ERR_OK) fail_msg("%s", err->msg);
-}
-
-static double uniform(const char *what, uint64_t i) {
-    return rng_uniform(rng_key(seed, what, 0), i);
-}
-
-static const char *in_folder(const char *name) {
-    static char path[8][256];
-    static int next;
-    char *p = path[next++ & 7];
-    (void)snprintf(p, sizeof path[0], "%s/%s", folder, name);
-    return p;
-}
+#include "tests/unit.h"
 
 static const char *const LABELS[] = {"math", "coding", "other"};
 
@@ -402,23 +369,12 @@ static void test_decisions(void **state) {
     assert_true(abstained > 100 && at_threshold >= 32);
 }
 
-static int clean(void **state) {
-    (void)state;
-    return file_remove_dir(folder, NULL) == ERR_OK ? 0 : -1;
-}
-
-static int prepare(void **state) {
-    (void)state;
-    return mkdtemp(folder) ? 0 : -1;
-}
-
 int main(void) {
-    const char *given = getenv("TEST_SEED");
-    seed = given ? (uint64_t)strtoull(given, NULL, 10) : (uint64_t)getpid();
-    print_message("TEST_SEED=%llu\n", (unsigned long long)seed);
+    seed_open();
+    if (!folder_open("/tmp")) return 1;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_exp_log),   cmocka_unit_test(test_decide),    cmocka_unit_test(test_config),
         cmocka_unit_test(test_blob_rule), cmocka_unit_test(test_decisions),
     };
-    return cmocka_run_group_tests_name("decide", tests, prepare, clean);
+    return folder_close(cmocka_run_group_tests_name("decide", tests, NULL, NULL));
 }

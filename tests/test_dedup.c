@@ -1,24 +1,10 @@
 /* tests/test_dedup.c - signatures estimate what they should, groups hold what they should, whatever the rows. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-/* cmocka needs those three first */
-#include <cmocka.h>
-#include <math.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
 #include "core/buf.h"
 #include "core/mem.h"
 #include "core/rng.h"
 #include "data/dedup.h"
 #include "data/split.h"
-
-static void ok(ErrCode rc, const Err *err) {
-    if (rc != ERR_OK) fail_msg("%s", err->msg);
-}
+#include "tests/unit.h"
 
 /* Word number i of a vocabulary; the same word for the same i. */
 static void put_word(Buf *out, uint64_t i) {

@@ -1,17 +1,6 @@
 /* tests/test_eval.c - metrics against their definitions, intervals against simulations, the n-gram baseline,
  * the rows that are evaluated, and what is printed about them. */
 #include <cjson/cJSON.h>
-#include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
-
-#include <cmocka.h>
 
 #include "core/buf.h"
 #include "core/file.h"
@@ -26,12 +15,7 @@
 #include "eval/predict.h"
 #include "eval/report.h"
 #include "eval/rows.h"
-
-static uint64_t seed; /* fresh for each run; printed, so that a failure can be repeated with TEST_SEED */
-
-static void assert_near(double found, double expected, double tolerance) {
-    if (!(fabs(found - expected) <= tolerance)) fail_msg("found %.17g, expected %.17g", found, expected);
-}
+#include "tests/unit.h"
 
 /* ---- metrics ---- */
 
@@ -378,28 +362,17 @@ static void test_ngram_odd(void **state) {
 
 /* ---- rows ---- */
 
-static char folder[] = "/tmp/test_eval_XXXXXX";
-
-static const char *write_file(const char *name, const char *text) {
-    static char path[256];
-    (void)snprintf(path, sizeof path, "%s/%s", folder, name);
-    Err err = {0};
-    assert_int_equal(file_save(path, text, strlen(text), &err), ERR_OK);
-    return path;
-}
-
 static const char *const LABELS[] = {"health", "math", "other"};
 
 static void test_rows(void **state) {
     (void)state;
-    const char *path =
-        write_file("rows.jsonl",
-                   "{\"text\": \"one\", \"label\": \"math\", \"split\": \"test\", \"id\": 7}\n"
-                   "\n"
-                   "{\"prompt\": \"two\\u0000x\", \"domain\": \"other\", \"source\": \"web\"}\n"
-                   "{\"text\": \"three\", \"label\": \"law\", \"split\": \"train\"}\n"
-                   "{\"text\": \"four\", \"label\": \"health\", \"split\": \"train\", \"source\": "
-                   "\"web\", \"level\": 3, \"ok\": true}\n");
+    const char *path = save("rows.jsonl",
+                            "{\"text\": \"one\", \"label\": \"math\", \"split\": \"test\", \"id\": 7}\n"
+                            "\n"
+                            "{\"prompt\": \"two\\u0000x\", \"domain\": \"other\", \"source\": \"web\"}\n"
+                            "{\"text\": \"three\", \"label\": \"law\", \"split\": \"train\"}\n"
+                            "{\"text\": \"four\", \"label\": \"health\", \"split\": \"train\", \"source\": "
+                            "\"web\", \"level\": 3, \"ok\": true}\n");
     Err err = {0};
     Rows rows = {0};
     RowsRule rule = {.split = SPLIT_COUNT, .skip_unknown = true};
@@ -450,7 +423,7 @@ static void expect_bad(const char *line, const RowsRule *rule, int number, const
     char text[2000], expected[2000];
     (void)snprintf(text, sizeof text,
                    "{\"text\": \"fine\", \"label\": \"math\", \"topic\": \"algebra\"}\n%s\n", line);
-    const char *path = write_file("bad.jsonl", text);
+    const char *path = save("bad.jsonl", text);
     (void)snprintf(expected, sizeof expected, "%s:%d: %s", path, number, message);
     Rows rows = {0};
     Err err = {0};
@@ -471,7 +444,7 @@ static void test_rows_errors(void **state) {
     expect_bad("{\"text\": \"x\"}", &rule, 2, "no label; --skip-unknown leaves such rows out");
     Err err = {0};
     cJSON *map;
-    const char *path = write_file("map.json", "{\"algebra\": \"math\", \"strange\": \"alien\"}");
+    const char *path = save("map.json", "{\"algebra\": \"math\", \"strange\": \"alien\"}");
     assert_int_equal(rows_label_map(&map, path, &err), ERR_OK);
     rule = (RowsRule){.split = SPLIT_COUNT, .map_field = "topic", .label_map = map};
     expect_bad("{\"text\": \"x\", \"topic\": \"law\"}", &rule, 2,
@@ -484,7 +457,7 @@ static void test_rows_errors(void **state) {
         "such rows out");
     cJSON_Delete(map);
     char expected[400];
-    path = write_file("map.json", "{\"algebra\": 3}");
+    path = save("map.json", "{\"algebra\": 3}");
     (void)snprintf(expected, sizeof expected, "%s: algebra: expected a string, the name of a label", path);
     assert_int_equal(rows_label_map(&map, path, &err), ERR_FORMAT);
     assert_string_equal(err.msg, expected);
@@ -503,8 +476,7 @@ static void test_open_errors(void **state) {
     assert_int_equal(predict_open(&p, folder, &rule, NULL, &err), ERR_ARGUMENT);
     assert_string_equal(err.msg, expected);
     assert_null(p);
-    const char *path =
-        write_file("config.json", "{\"max_position_embeddings\": 64, \"router_max_length\": 100}");
+    const char *path = save("config.json", "{\"max_position_embeddings\": 64, \"router_max_length\": 100}");
     (void)snprintf(expected, sizeof expected, "%s: a maximum length of 100 tokens, expected 2 to 64", path);
     assert_int_equal(predict_open(&p, folder, &rule, NULL, &err), ERR_ARGUMENT);
     assert_string_equal(err.msg, expected);
@@ -591,22 +563,10 @@ static void test_report(void **state) {
     report_free(&r);
 }
 
-static int clean(void **state) {
-    (void)state;
-    Err err = {0};
-    return file_remove_dir(folder, &err) == ERR_OK ? 0 : -1;
-}
-
-static int prepare(void **state) {
-    (void)state;
-    return mkdtemp(folder) ? 0 : -1;
-}
-
 int main(void) {
-    const char *given = getenv("TEST_SEED");
-    seed = given ? (uint64_t)strtoull(given, NULL, 10) : (uint64_t)getpid();
-    print_message("TEST_SEED=%llu\n", (unsigned long long)seed);
+    seed_open();
     progress_quiet(true);
+    if (!folder_open("/tmp")) return 1;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_by_hand),         cmocka_unit_test(test_definitions),
         cmocka_unit_test(test_wilson),          cmocka_unit_test(test_coverage),
@@ -616,5 +576,5 @@ int main(void) {
         cmocka_unit_test(test_rows_errors),     cmocka_unit_test(test_open_errors),
         cmocka_unit_test(test_report),
     };
-    return cmocka_run_group_tests_name("eval", tests, prepare, clean);
+    return folder_close(cmocka_run_group_tests_name("eval", tests, NULL, NULL));
 }

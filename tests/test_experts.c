@@ -1,17 +1,6 @@
 /* tests/test_experts.c - a router with its experts: the table, CoE against enumeration, the numbers by hand and against
  * plain loops, and the command. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-/* cmocka needs those three first */
-#include <cmocka.h>
 #include <glpk.h>
-#include <math.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
 
 #include "core/file.h"
 #include "core/json.h"
@@ -22,42 +11,7 @@
 #include "eval/experts.h"
 #include "eval/system.h"
 #include "eval/system_cmd.h"
-
-static char folder[] = "/tmp/test_experts.XXXXXX";
-static uint64_t seed; /* fresh for each run; printed, so that a failure can be repeated with TEST_SEED */
-
-static void assert_near(double found, double expected, double tolerance) {
-    if (!(fabs(found - expected) <= tolerance)) fail_msg("found %.17g, expected %.17g", found, expected);
-}
-
-static const char *in_folder(const char *name) {
-    static char path[64][256];
-    static int turn;
-    turn = (turn + 1) % 64;
-    (void)snprintf(path[turn], sizeof path[turn], "%s/%s", folder, name);
-    return path[turn];
-}
-
-static const char *save(const char *name, const char *text) {
-    const char *path = in_folder(name);
-    assert_int_equal(file_save(path, text, strlen(text), NULL), ERR_OK);
-    return path;
-}
-
-static void ok(ErrCode rc, const Err *err) {
-    if (rc != ERR_OK) fail_msg("%s", err->msg);
-}
-
-/* The message without the folder's path. */
-static void assert_says(const Err *err, const char *expected) {
-    const char *found = err->msg;
-    if (strncmp(found, folder, strlen(folder)) == 0) found += strlen(folder) + 1;
-    assert_string_equal(found, expected);
-}
-
-static size_t pick(const char *where, uint64_t i, size_t n) {
-    return (size_t)(rng_key(seed, where, i) % n);
-}
+#include "tests/unit.h"
 
 static const char *const LABELS[] = {"math", "code"};
 
@@ -138,26 +92,12 @@ static void test_table(void **state) {
     assert_says(&err, "two rows have the id 'x': correctness cannot be told by id");
     save("told.jsonl", "{\"id\": \"x\", \"correct\": true}\n{\"id\": \"y\", \"correct\": true}\n");
     rows.count = 1;
-    for (size_t n = 1;; n++) {
-        mem_fail_at(n);
-        const ErrCode rc = experts_outcome(&o, &e, &rows, NULL);
-        mem_fail_at(0);
-        if (rc == ERR_OK) break;
-        assert_int_equal(rc, ERR_MEMORY);
-        assert_true(n < 200);
-    }
+    EACH_ALLOCATION_FAILS(200, experts_outcome(&o, &e, &rows, NULL));
     experts_outcome_free(&o);
     rows_free(&rows);
     experts_free(&e);
     experts_free(&e);
-    for (size_t n = 1;; n++) {
-        mem_fail_at(n);
-        const ErrCode rc = experts_read(&e, path, LABELS, 2, NULL);
-        mem_fail_at(0);
-        if (rc == ERR_OK) break;
-        assert_int_equal(rc, ERR_MEMORY);
-        assert_true(n < 200);
-    }
+    EACH_ALLOCATION_FAILS(200, experts_read(&e, path, LABELS, 2, NULL));
     experts_free(&e);
 }
 
@@ -304,13 +244,7 @@ static void test_coe(void **state) {
     coe_free(&f);
     assert_int_equal(coe_frontier(&f, &hand, 29, &err), ERR_ARGUMENT);
     assert_string_equal(err.msg, "a budget of 0.029 billion parameters: the smallest expert has 0.03");
-    for (size_t n = 1;; n++) {
-        mem_fail_at(n);
-        const ErrCode rc = coe_frontier(&f, &hand, -1, NULL);
-        mem_fail_at(0);
-        if (rc == ERR_OK) break;
-        assert_int_equal(rc, ERR_MEMORY);
-    }
+    EACH_ALLOCATION_FAILS(100, coe_frontier(&f, &hand, -1, NULL));
     coe_free(&f);
     const int64_t none[] = {0, 1, 1};
     assert_int_equal(coe_frontier(&f, &(CoeProblem){2, 3, none, weight}, -1, &err), ERR_ARGUMENT);
@@ -435,14 +369,7 @@ static void test_system_by_hand(void **state) {
     assert_int_not_equal(s.lines[6].expert, 2);
     system_free(&s);
     assert_int_equal(system_compute(&s, &e, &rows, NULL, &(SystemRule){0, 4999}, &err), ERR_ARGUMENT);
-    for (size_t n = 1;; n++) {
-        mem_fail_at(n);
-        const ErrCode rc = system_compute(&s, &e, &rows, &rows, &(SystemRule){0, -1}, NULL);
-        mem_fail_at(0);
-        if (rc == ERR_OK) break;
-        assert_int_equal(rc, ERR_MEMORY);
-        assert_true(n < 100);
-    }
+    EACH_ALLOCATION_FAILS(100, system_compute(&s, &e, &rows, &rows, &(SystemRule){0, -1}, NULL));
     system_free(&s);
     experts_free(&e);
 }
@@ -577,30 +504,6 @@ static void test_system_by_loops(void **state) {
 
 /* ---- the command ---- */
 
-/* The fail_at-th allocation of the run fails; 0: none. */
-static ErrCode run_command(Buf *out, Err *err, int argc, const char *const *argv, size_t fail_at) {
-    char *args[16];
-    for (int i = 0; i < argc; i++) args[i] = (char *)(uintptr_t)argv[i];
-    void *options = mem_alloc(1, system_cmd.options_bytes);
-    assert_non_null(options);
-    FlagList arguments = {0};
-    bool help = false;
-    char *text = NULL;
-    size_t size = 0;
-    FILE *file = open_memstream(&text, &size);
-    ErrCode rc = flags_parse(&system_cmd, options, &arguments, &help, argc, args, err);
-    mem_fail_at(fail_at);
-    if (rc == ERR_OK) rc = system_cmd.run(options, &arguments, file, err);
-    mem_fail_at(0);
-    (void)fclose(file);
-    buf_clear(out);
-    buf_put(out, text, size);
-    free(text);
-    flags_free(&system_cmd, options, &arguments);
-    mem_free(options);
-    return rc;
-}
-
 static const cJSON *at(const cJSON *item, const char *key) {
     item = cJSON_GetObjectItemCaseSensitive(item, key);
     if (!item) fail_msg("no %s", key);
@@ -626,11 +529,11 @@ static void test_command(void **state) {
              "\"accuracy\": {\"math\": 0.8, \"code\": 0.2}},"
              "{\"name\": \"c\", \"parameters_b\": 20, \"price_in\": 1000, \"price_out\": 3, "
              "\"accuracy\": {\"math\": 0.4, \"code\": 0.9}}]}");
-    const char *const args[] = {in_folder("answers.jsonl"), "--experts", experts,    "--data",
-                                in_folder("data.jsonl"),    "--json",    "--report", in_folder("s.html")};
+    const char *const *args = ARGS(in_folder("answers.jsonl"), "--experts", experts, "--data",
+                                   in_folder("data.jsonl"), "--json", "--report", in_folder("s.html"));
     Buf out = {0}, page = {0};
     Err err = {0};
-    ok(run_command(&out, &err, 8, args, 0), &err);
+    ok(run_command(&system_cmd, &out, &err, args), &err);
     cJSON *root;
     ok(json_parse(&root, out.data, out.len, &err), &err);
     assert_near(at(root, "n")->valuedouble, 4, 0);
@@ -652,24 +555,19 @@ static void test_command(void **state) {
     assert_null(strstr(page.data, "<m>"));
     buf_free(&page);
 
-    const char *const chosen[] = {in_folder("answers.jsonl"), "--experts", experts, "--data",
-                                  in_folder("data.jsonl"),    "--split",   "test",  "--calibration",
-                                  in_folder("data.jsonl"),    "--budget",  "30"};
-    ok(run_command(&out, &err, 11, chosen, 0), &err);
+    const char *const *chosen =
+        ARGS(in_folder("answers.jsonl"), "--experts", experts, "--data", in_folder("data.jsonl"), "--split",
+             "test", "--calibration", in_folder("data.jsonl"), "--budget", "30");
+    ok(run_command(&system_cmd, &out, &err, chosen), &err);
     assert_non_null(strstr(out.data, "were chosen on 3 other rows"));
     assert_non_null(strstr(out.data, "Budget: 30 billion parameters."));
     assert_non_null(strstr(out.data, "\n1 rows, 2 experts, cost in USD for 1,000 prompts."));
-    for (size_t n = 1;; n++) {
-        const ErrCode rc = run_command(&out, &err, 11, chosen, n);
-        if (rc == ERR_OK) break;
-        if (rc != ERR_MEMORY) fail_msg("allocation %zu: %s", n, err.msg);
-        assert_true(n < 2000);
-    }
-    const char *const small[] = {in_folder("answers.jsonl"), "--experts", experts, "--data",
-                                 in_folder("data.jsonl"),    "--budget",  "5"};
-    assert_int_equal(run_command(&out, &err, 7, small, 0), ERR_ARGUMENT);
+    EACH_ALLOCATION_FAILS(2000, run_command(&system_cmd, &out, &err, chosen));
+    const char *const *small = ARGS(in_folder("answers.jsonl"), "--experts", experts, "--data",
+                                    in_folder("data.jsonl"), "--budget", "5");
+    assert_int_equal(run_command(&system_cmd, &out, &err, small), ERR_ARGUMENT);
     assert_string_equal(err.msg, "a budget of 5 billion parameters: the smallest expert has 10");
-    assert_int_equal(run_command(&out, &err, 1, small, 0), ERR_ARGUMENT);
+    assert_int_equal(run_command(&system_cmd, &out, &err, ARGS(small[0])), ERR_ARGUMENT);
     assert_string_equal(err.msg, "--experts: expected the JSON file that describes them");
     buf_free(&out);
 }
@@ -685,21 +583,10 @@ static void test_example(void **state) {
     experts_free(&e);
 }
 
-static int setup(void **state) {
-    (void)state;
-    progress_quiet(true);
-    return mkdtemp(folder) ? 0 : -1;
-}
-
-static int cleanup(void **state) {
-    (void)state;
-    return file_remove_dir(folder, NULL) == ERR_OK ? 0 : -1;
-}
-
 int main(void) {
-    const char *given = getenv("TEST_SEED");
-    seed = given ? strtoull(given, NULL, 10) : (uint64_t)getpid() * 1000003u;
-    print_message("TEST_SEED=%llu\n", (unsigned long long)seed);
+    seed_open();
+    progress_quiet(true);
+    if (!folder_open("/tmp")) return 1;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_table),
         cmocka_unit_test(test_bad_table),
@@ -711,5 +598,5 @@ int main(void) {
         cmocka_unit_test(test_command),
         cmocka_unit_test(test_example),
     };
-    return cmocka_run_group_tests(tests, setup, cleanup);
+    return folder_close(cmocka_run_group_tests(tests, NULL, NULL));
 }

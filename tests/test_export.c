@@ -1,18 +1,8 @@
 /* tests/test_export.c - quantising, the blob's format, librouter, and what hostile files get for an answer.
  */
-#include <math.h>
 #include <pthread.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdio.h>
-#include <string.h>
 #include <sys/wait.h>
-#include <time.h>
-#include <unistd.h>
 #include <zstd.h>
-
-#include <cmocka.h>
 
 #include "core/cpu.h"
 #include "core/file.h"
@@ -27,22 +17,13 @@
 #include "model/config.h"
 #include "model/weights.h"
 #include "tests/tiny_blob.h"
+#include "tests/unit.h"
 
-static uint64_t seed;
-static char folder[] = "/tmp/test_export.XXXXXX";
 static Buf tiny;  /* of tiny_blob.h */
 static Buf whole; /* an exported model, with golden vectors */
 
-static double uniform(uint64_t key, uint64_t i) {
+static double spread(uint64_t key, uint64_t i) {
     return 2 * rng_uniform(seed ^ key, i) - 1;
-}
-
-static const char *in_folder(const char *name) {
-    static char path[16][256];
-    static int next;
-    char *p = path[next++ & 15];
-    (void)snprintf(p, sizeof path[0], "%s/%s", folder, name);
-    return p;
 }
 
 /* ---- arithmetic ---- */
@@ -51,7 +32,7 @@ static void test_approx(void **state) {
     (void)state;
     double worst = 0, gelu = 0;
     for (uint64_t i = 0; i < 200000; i++) {
-        const float x = (float)(87 * uniform(1, i)), g = (float)(12 * uniform(2, i));
+        const float x = (float)(87 * spread(1, i)), g = (float)(12 * spread(2, i));
         const double e = exp((double)x), d = fabs((double)approx_exp(x) - e) / e;
         const double exact = (double)g * (1 + erf((double)g / sqrt(2))) / 2;
         const double off = fabs((double)approx_gelu(g) - exact) / fmax(1, fabs((double)g));
@@ -116,7 +97,7 @@ static void test_quant(void **state) {
     static float w[R * C], scale[R];
     static int8_t q[R * C];
     QuantError e = {0};
-    for (size_t i = 0; i < (size_t)R * C; i++) w[i] = (float)(uniform(3, i) * exp(8 * uniform(4, i / C)));
+    for (size_t i = 0; i < (size_t)R * C; i++) w[i] = (float)(spread(3, i) * exp(8 * spread(4, i / C)));
     memset(w + 2 * C, 0, C * sizeof *w);
     assert_int_equal(quant_rows(q, scale, w, R, C, &e, NULL), ERR_OK);
     for (size_t r = 0; r < R; r++) {
@@ -161,10 +142,9 @@ static void test_int8(void **state) {
         Int8Rows q = {mem_alloc(N * I, sizeof *q.q), mem_alloc(N, sizeof *q.scale),
                       mem_alloc(N, sizeof *q.start), I};
         void *scratch = mem_alloc(int8_scratch(in), 1);
-        for (size_t i = 0; i < N * I; i++) x[i] = round == 0 ? -1.0f : (float)(3 * uniform(round, i));
-        for (size_t i = 0; i < O * I; i++)
-            w[i] = round == 0 ? -128 : (int8_t)(127 * uniform(round + 1000, i));
-        for (size_t i = 0; i < O; i++) scale[i] = 0.01f + (float)i, bias[i] = (float)uniform(round + 2000, i);
+        for (size_t i = 0; i < N * I; i++) x[i] = round == 0 ? -1.0f : (float)(3 * spread(round, i));
+        for (size_t i = 0; i < O * I; i++) w[i] = round == 0 ? -128 : (int8_t)(127 * spread(round + 1000, i));
+        for (size_t i = 0; i < O; i++) scale[i] = 0.01f + (float)i, bias[i] = (float)spread(round + 2000, i);
         if (round == 1) memset(x, 0, I * sizeof *x);
         for (size_t n = 0; n < N; n++)
             k->lanes->quantize(q.q + n * I, &q.scale[n], &q.start[n], x + n * I, in);
@@ -887,9 +867,8 @@ static void test_memory(void **state) {
 }
 
 int main(void) {
-    seed = (uint64_t)time(NULL);
-    (void)printf("seed %llu\n", (unsigned long long)seed);
-    if (!mkdtemp(folder)) return 1;
+    seed_open();
+    if (!folder_open("/tmp")) return 1;
     const BlobConfig config = tiny_config();
     if (tiny_blob(&tiny, &config, seed, NULL) != ERR_OK) return 1;
     const struct CMUnitTest tests[] = {
@@ -906,5 +885,5 @@ int main(void) {
     const int failed = cmocka_run_group_tests(tests, NULL, NULL);
     buf_free(&tiny);
     buf_free(&whole);
-    return file_remove_dir(folder, NULL) == ERR_OK ? failed : 1;
+    return folder_close(failed);
 }

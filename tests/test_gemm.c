@@ -1,27 +1,10 @@
 /* tests/test_gemm.c - the bfloat16 products of model/gemm.h: packing, register blocks and edges of every kernel against
  * sums in double. The AMX kernel is tested twice: over tiles in plain C everywhere, and on the unit where there is one.
  * Also which instruction sets are chosen when the processor lacks some. */
-#include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
-
-#include <cmocka.h>
-
 #include "core/cpu.h"
 #include "core/rng.h"
 #include "model/gemm_kernels.h"
-
-static uint64_t seed, drawn;
-
-static int draw(int below) {
-    return (int)(rng_bits(seed, drawn++) % (uint64_t)below);
-}
+#include "tests/unit.h"
 
 static uint16_t bf16_of(float x) {
     uint32_t bits;
@@ -259,9 +242,7 @@ static void test_masks(void **state) {
 }
 
 int main(void) {
-    const char *given = getenv("TEST_SEED");
-    seed = given ? (uint64_t)strtoull(given, NULL, 10) : (uint64_t)getpid();
-    print_message("TEST_SEED=%llu\n", (unsigned long long)seed);
+    seed_open();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_avx2),         cmocka_unit_test(test_avx512), cmocka_unit_test(test_avx512bf16),
         cmocka_unit_test(test_amx_emulated), cmocka_unit_test(test_amx),    cmocka_unit_test(test_self_check),

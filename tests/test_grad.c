@@ -5,32 +5,17 @@
  *   (8 (L(h) - L(-h)) - (L(2h) - L(-2h))) / 12h.
  * With h = 2e-4 the formula's own error is of the order h^4 = 2e-15 and rounding gives 1e-16 |L| / h, so that
  * a tolerance of 1e-7 of |g| / sqrt(n), the size of g.u, leaves no room for a wrong term. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-/* cmocka wants the four above first */
-#include <cmocka.h>
-#include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
-
 #include "core/mem.h"
 #include "core/rng.h"
 #include "model/deberta.h"
+#include "tests/unit.h"
 
 #ifndef ROUTER_DOUBLE
 #error "this test belongs to the build in double"
 #endif
 
 static const double H_STEP = 2e-4, TOLERANCE = 1e-7;
-static uint64_t seed, drawn;
 
-static int draw(int below) {
-    return (int)(rng_bits(seed, drawn++) % (uint64_t)below);
-}
 static double normal(void) {
     return rng_normal(seed, drawn++);
 }
@@ -442,9 +427,7 @@ static void test_loss(void **state) {
 }
 
 int main(void) {
-    const char *given = getenv("TEST_SEED");
-    seed = given ? (uint64_t)strtoull(given, NULL, 10) : (uint64_t)getpid();
-    print_message("TEST_SEED=%llu\n", (unsigned long long)seed);
+    seed_open();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_linear),         cmocka_unit_test(test_norm),
         cmocka_unit_test(test_attention),      cmocka_unit_test(test_loss),

@@ -1,17 +1,8 @@
 /* tests/test_html.c - pages: well-formed whatever is put in, and hostile texts stay texts. */
-#include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <string.h>
-
-#include <cmocka.h>
-
 #include "core/html.h"
 #include "core/rng.h"
 #include "core/text.h"
+#include "tests/unit.h"
 
 /* Every tag that opens closes in order, and attributes are quoted: a reader of the subset that html.c writes. */
 static void assert_well_formed(const Buf *page) {

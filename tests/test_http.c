@@ -1,13 +1,5 @@
 /* tests/test_http.c - requests to a server that does everything wrong: core/http, core/sse. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-/* cmocka needs those three first */
-#include <cmocka.h>
 #include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
 #include "core/http.h"
 #include "core/mem.h"
@@ -15,14 +7,11 @@
 #include "core/rng.h"
 #include "core/sse.h"
 #include "tests/http_server.h"
+#include "tests/unit.h"
 
 static HttpServer *server, *elsewhere; /* two origins */
 static Http *http;
 static int elsewhere_secrets, elsewhere_plain;
-
-static void ok(ErrCode rc, const Err *err) {
-    if (rc != ERR_OK) fail_msg("%s", err->msg);
-}
 
 static bool is(const HttpSeen *seen, const char *target) {
     return strcmp(seen->target, target) == 0;

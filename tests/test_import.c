@@ -1,16 +1,5 @@
 /* tests/test_import.c - public data sets to rows, and noise variants of rows: csv, elements, jsonl, import, noise, augment. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-/* cmocka needs those three first */
-#include <cmocka.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <strings.h>
-#include <time.h>
-#include <unistd.h>
 
 #include "core/file.h"
 #include "core/flags.h"
@@ -28,58 +17,9 @@
 #include "data/import_row.h"
 #include "data/jsonl.h"
 #include "data/noise.h"
+#include "tests/unit.h"
 
-static char folder[] = "/tmp/test_import.XXXXXX";
-static uint64_t seed;
-
-#define SAMPLES   ROUTER_SOURCE_DIR "/tests/import/"
-#define ARGS(...) ((const char *const[]){__VA_ARGS__, NULL})
-
-static const char *in_folder(const char *name) {
-    static char path[8][256];
-    static int turn;
-    turn = (turn + 1) % 8;
-    (void)snprintf(path[turn], sizeof path[turn], "%s/%s", folder, name);
-    return path[turn];
-}
-
-static const char *save(const char *name, const void *bytes, size_t n) {
-    const char *path = in_folder(name);
-    assert_int_equal(file_save(path, bytes, n, NULL), ERR_OK);
-    return path;
-}
-
-static void ok(ErrCode rc, const Err *err) {
-    if (rc != ERR_OK) fail_msg("%s", err->msg);
-}
-
-/* A number below n, anew for each (where, i). */
-static size_t pick(const char *where, uint64_t i, size_t n) {
-    return (size_t)(rng_key(seed, where, i) % n);
-}
-
-static ErrCode run(const Command *command, Buf *out, Err *err, const char *const *args) {
-    char *argv[32];
-    int argc = 0;
-    for (; args[argc]; argc++) argv[argc] = (char *)(uintptr_t)args[argc];
-    FlagList arguments = {0};
-    bool help = false;
-    void *options = mem_alloc(1, command->options_bytes);
-    char *text = NULL;
-    size_t n = 0;
-    FILE *f = open_memstream(&text, &n);
-    assert_true(options && f);
-    ErrCode rc = flags_parse(command, options, &arguments, &help, argc, argv, err);
-    if (rc == ERR_OK) rc = command->run(options, &arguments, f, err);
-    (void)fclose(f);
-    buf_clear(out);
-    buf_put(out, text, n);
-    free(text);
-    flags_free(command, options, &arguments);
-    mem_free(options);
-    return rc;
-}
-
+#define SAMPLES ROUTER_SOURCE_DIR "/tests/import/"
 static void same_files(const char *a, const char *b) {
     Buf x = {0}, y = {0};
     Err err = {0};
@@ -140,7 +80,7 @@ static void test_formats(void **state) {
             (void)snprintf(input, sizeof input, SAMPLES "%s", SETS[i].input);
             (void)snprintf(expected, sizeof expected, SAMPLES "expected/%s.jsonl", SETS[i].name);
             for (size_t k = 0, at = 5; SETS[i].extra[k]; k++) args[at++] = SETS[i].extra[k];
-            ok(run(&import_cmd, &out, &err, args), &err);
+            ok(run_command(&import_cmd, &out, &err, args), &err);
             same_files(in_folder("rows.jsonl"), expected);
         }
     }
@@ -158,7 +98,8 @@ static void test_report(void **state) {
     (void)state;
     Buf out = {0};
     Err err = {0};
-    ok(run(&import_cmd, &out, &err,
+    ok(run_command(
+           &import_cmd, &out, &err,
            ARGS("gsm8k", SAMPLES "gsm8k", "--out", in_folder("rows.jsonl.zst"), "--label", "math", "--json")),
        &err);
     char expected[1024];
@@ -177,8 +118,8 @@ static void test_report(void **state) {
     for (; more; rows += more) ok(lines_next(lines, &line, &n, &more, &err), &err);
     lines_close(lines);
     assert_int_equal(rows, 3);
-    ok(run(&import_cmd, &out, &err,
-           ARGS("gsm8k", SAMPLES "gsm8k", "--out", in_folder("rows.jsonl"), "--keep-duplicates")),
+    ok(run_command(&import_cmd, &out, &err,
+                   ARGS("gsm8k", SAMPLES "gsm8k", "--out", in_folder("rows.jsonl"), "--keep-duplicates")),
        &err);
     assert_non_null(strstr(out.data, ": 4 rows of 5, read as gsm8k\n  splits: test 1, train 3\n"));
     buf_free(&out);
@@ -356,32 +297,31 @@ static void test_bad(void **state) {
     Buf out = {0};
     for (size_t i = 0; i < sizeof BAD / sizeof *BAD; i++) {
         Err err = {0};
-        const char *path = save(BAD[i].name, BAD[i].content, strlen(BAD[i].content));
+        const char *path = save(BAD[i].name, BAD[i].content);
         const char *args[16] = {BAD[i].args[0], path, "--out", in_folder("never.jsonl")};
         for (size_t k = 1; BAD[i].args[k]; k++) args[3 + k] = BAD[i].args[k];
-        assert_int_equal(run(&import_cmd, &out, &err, args), BAD[i].code);
-        const size_t n = strlen(folder) + 1;
-        assert_string_equal(strncmp(err.msg, path, n) == 0 ? err.msg + n : err.msg, BAD[i].message);
+        assert_int_equal(run_command(&import_cmd, &out, &err, args), BAD[i].code);
+        assert_says(&err, BAD[i].message);
         assert_false(file_exists(in_folder("never.jsonl")));
     }
     static const char MIXED[] =
         "{\"question\":\"one\"}\nnonsense\n{\"question\":null}\n{\"question\":\"two\"}\n";
     Err err = {0};
-    const char *path = save("a.jsonl", MIXED, sizeof MIXED - 1);
-    ok(run(&import_cmd, &out, &err,
-           ARGS("gsm8k", path, "--out", in_folder("rows.jsonl"), "--skip-bad", "--json")),
+    const char *path = save_bytes("a.jsonl", MIXED, sizeof MIXED - 1);
+    ok(run_command(&import_cmd, &out, &err,
+                   ARGS("gsm8k", path, "--out", in_folder("rows.jsonl"), "--skip-bad", "--json")),
        &err);
     assert_non_null(
         strstr(out.data, "\"read\":4,\"rows\":2,\"duplicates\":0,\"unknown\":0,\"empty\":0,\"bad\":2,"));
     assert_non_null(strstr(out.data, "a.jsonl:2: not valid JSON at line 1, column 1: unexpected text"));
-    ok(run(&import_cmd, &out, &err,
-           ARGS("mmlu", SAMPLES "mmlu/data", "--out", in_folder("rows.jsonl"), "--skip-unknown",
-                "--label-map", save("map.json", "{\"anatomy\":\"health\"}", 20))),
+    ok(run_command(&import_cmd, &out, &err,
+                   ARGS("mmlu", SAMPLES "mmlu/data", "--out", in_folder("rows.jsonl"), "--skip-unknown",
+                        "--label-map", save("map.json", "{\"anatomy\":\"health\"}"))),
        &err);
     assert_non_null(strstr(out.data, "left out: 2 that the label map does not know"));
-    assert_int_equal(run(&import_cmd, &out, &err,
-                         ARGS("mmlu", SAMPLES "mmlu/data", "--out", in_folder("never.jsonl"), "--label-map",
-                              save("map.json", "{\"anatomy\":5}", 13))),
+    assert_int_equal(run_command(&import_cmd, &out, &err,
+                                 ARGS("mmlu", SAMPLES "mmlu/data", "--out", in_folder("never.jsonl"),
+                                      "--label-map", save("map.json", "{\"anatomy\":5}"))),
                      ERR_FORMAT);
     assert_non_null(strstr(err.msg, "map.json: anatomy: found a number, expected a label"));
     assert_int_equal(unlink(in_folder("rows.jsonl")), 0);
@@ -488,7 +428,7 @@ static void test_csv(void **state) {
             if (i % FIELDS == FIELDS - 1 && pick("blank", where, 9) == 0) buf_puts(&file, "\n");
         }
         at[RECORDS * FIELDS] = all.len;
-        const char *path = save("table.csv", file.data, file.len);
+        const char *path = save_bytes("table.csv", file.data, file.len);
         Csv *csv;
         CsvFields fields = {0};
         Err err = {0};
@@ -584,9 +524,7 @@ static void test_elements_shapes(void **state) {
         Err err = {0};
         Buf got = {0};
         bool more = true;
-        ok(elements_open(&elements, save("e.json", GOOD[i].text, strlen(GOOD[i].text)), GOOD[i].members,
-                         &err),
-           &err);
+        ok(elements_open(&elements, save("e.json", GOOD[i].text), GOOD[i].members, &err), &err);
         assert_int_equal(elements_shape(elements), GOOD[i].shape);
         for (uint64_t k = 0;; k++) {
             Element e;
@@ -606,7 +544,7 @@ static void test_elements_shapes(void **state) {
     Err err = {0};
     bool more;
     for (int i = 0; i < 100; i++) buf_puts(&deep, "[");
-    ok(elements_open(&elements, save("e.json", deep.data, deep.len), false, &err), &err);
+    ok(elements_open(&elements, save_bytes("e.json", deep.data, deep.len), false, &err), &err);
     assert_int_equal(elements_next(elements, &e, &more, &err), ERR_FORMAT);
     assert_non_null(strstr(err.msg, "e.json:1: nested more than 64 deep"));
     elements_close(elements);
@@ -726,8 +664,9 @@ static void test_augment(void **state) {
     (void)state;
     Buf out = {0}, rows = {0}, alone = {0};
     Err err = {0};
-    const char *in = save("rows.jsonl", ROWS, sizeof ROWS - 1), *to = in_folder("noise.jsonl");
-    ok(run(&augment_cmd, &out, &err, ARGS(in, "--out", to, "--copies", "5", "--threads", "3", "--json")),
+    const char *in = save_bytes("rows.jsonl", ROWS, sizeof ROWS - 1), *to = in_folder("noise.jsonl");
+    ok(run_command(&augment_cmd, &out, &err,
+                   ARGS(in, "--out", to, "--copies", "5", "--threads", "3", "--json")),
        &err);
     assert_non_null(strstr(
         out.data, "\"variants\":10,\"augmented\":2,\"read\":5,\"held_out\":2,\"unsplit\":1,\"not_made\":0"));
@@ -750,16 +689,17 @@ static void test_augment(void **state) {
     }
     assert_int_equal(lines, 10);
     const char *one = in_folder("one.jsonl"); /* of one thread, and of the first row alone */
-    ok(run(&augment_cmd, &out, &err, ARGS(in, "--out", one, "--copies", "5", "--threads", "1")), &err);
+    ok(run_command(&augment_cmd, &out, &err, ARGS(in, "--out", one, "--copies", "5", "--threads", "1")),
+       &err);
     same_files(to, one);
-    ok(run(&augment_cmd, &out, &err,
-           ARGS(save("first.jsonl", ROWS, (size_t)(strchr(ROWS, '\n') - ROWS)), "--out", one, "--copies",
-                "5")),
+    ok(run_command(&augment_cmd, &out, &err,
+                   ARGS(save_bytes("first.jsonl", ROWS, (size_t)(strchr(ROWS, '\n') - ROWS)), "--out", one,
+                        "--copies", "5")),
        &err);
     ok(file_read(&alone, one, 1 << 20, &err), &err);
     assert_memory_equal(alone.data, rows.data, alone.len);
-    ok(run(&augment_cmd, &out, &err,
-           ARGS(in, "--out", one, "--kinds", "typos,quote", "--unsplit", "--seed", "7")),
+    ok(run_command(&augment_cmd, &out, &err,
+                   ARGS(in, "--out", one, "--kinds", "typos,quote", "--unsplit", "--seed", "7")),
        &err);
     assert_non_null(strstr(out.data, "one.jsonl: 3 variants of 3 rows, of 5 read\n  kinds: typos "));
     buf_free(&out);
@@ -801,11 +741,10 @@ static void test_augment_bad(void **state) {
     Buf out = {0};
     for (size_t i = 0; i < sizeof BAD / sizeof *BAD; i++) {
         Err err = {0};
-        const char *path = save("bad.jsonl", BAD[i].content, strlen(BAD[i].content));
+        const char *path = save("bad.jsonl", BAD[i].content);
         const char *args[8] = {path, "--out", in_folder("never.jsonl"), BAD[i].args[0], BAD[i].args[1]};
-        assert_int_equal(run(&augment_cmd, &out, &err, args), BAD[i].code);
-        const size_t n = strlen(folder) + 1;
-        assert_string_equal(strncmp(err.msg, path, n) == 0 ? err.msg + n : err.msg, BAD[i].message);
+        assert_int_equal(run_command(&augment_cmd, &out, &err, args), BAD[i].code);
+        assert_says(&err, BAD[i].message);
         assert_false(file_exists(in_folder("never.jsonl")));
     }
     buf_free(&out);
@@ -838,41 +777,18 @@ static ErrCode noise_something(void) {
 }
 
 static ErrCode augment_something(void) {
-    Buf out = {0};
     Err err = {0};
-    const char *const args[] = {
-        in_folder("rows.jsonl"), "--out", in_folder("memory.jsonl"), "--threads", "1", NULL};
-    char *argv[8];
-    FlagList arguments = {0};
-    bool help;
-    int argc = 0;
-    for (; args[argc]; argc++) argv[argc] = (char *)(uintptr_t)args[argc];
-    void *options = mem_alloc(1, augment_cmd.options_bytes);
-    ErrCode rc =
-        options ? flags_parse(&augment_cmd, options, &arguments, &help, argc, argv, &err) : ERR_MEMORY;
-    FILE *f = fopen("/dev/null", "w");
-    if (rc == ERR_OK) rc = augment_cmd.run(options, &arguments, f, &err);
-    (void)fclose(f);
-    if (options) flags_free(&augment_cmd, options, &arguments);
-    mem_free(options);
-    buf_free(&out);
-    return rc;
+    return run_command(&augment_cmd, NULL, &err,
+                       ARGS(in_folder("rows.jsonl"), "--out", in_folder("memory.jsonl"), "--threads", "1"));
 }
 
 static void test_no_memory(void **state) {
     (void)state;
     static ErrCode (*const ALL[])(void) = {import_something, map_something, noise_something,
                                            augment_something};
-    (void)save("rows.jsonl", ROWS, sizeof ROWS - 1);
+    (void)save_bytes("rows.jsonl", ROWS, sizeof ROWS - 1);
     for (size_t i = 0; i < sizeof ALL / sizeof *ALL; i++) {
-        for (size_t n = 1;; n++) {
-            mem_fail_at(n);
-            const ErrCode rc = ALL[i]();
-            mem_fail_at(0);
-            if (rc == ERR_OK) break;
-            assert_int_equal(rc, ERR_MEMORY);
-            assert_true(n < 2000);
-        }
+        EACH_ALLOCATION_FAILS(2000, ALL[i]());
     }
 }
 
@@ -880,31 +796,23 @@ static void test_no_memory(void **state) {
 
 static void test_real_corpus(void **state) {
     (void)state;
-    const char *shared = getenv("ROUTER_SHARED");
-    Buf out = {0}, path = {0};
+    const char *path = need_shared("corpus/math/gsm8k.jsonl.zst");
+    Buf out = {0};
     Err err = {0};
-    buf_printf(&path, "%s/corpus/math/gsm8k.jsonl.zst", shared ? shared : ROUTER_SOURCE_DIR "/../shared");
-    if (!file_exists(path.data)) {
-        (void)printf("skipped: %s is not here\n", path.data);
-        buf_free(&path);
-        skip();
-    }
-    ok(run(&import_cmd, &out, &err, ARGS("auto", path.data, "--out", in_folder("real.jsonl"))), &err);
+    ok(run_command(&import_cmd, &out, &err, ARGS("auto", path, "--out", in_folder("real.jsonl"))), &err);
     assert_non_null(
         strstr(out.data, ": 8789 rows of 8789, read as jsonl\n  splits: train 7470, test 1319\n"));
-    ok(run(&augment_cmd, &out, &err,
-           ARGS(in_folder("real.jsonl"), "--out", in_folder("real.noise.jsonl.zst"))),
+    ok(run_command(&augment_cmd, &out, &err,
+                   ARGS(in_folder("real.jsonl"), "--out", in_folder("real.noise.jsonl.zst"))),
        &err);
     assert_non_null(strstr(out.data, ": 7470 variants of 7470 rows, of 8789 read\n"));
-    buf_free(&path);
     buf_free(&out);
 }
 
 int main(void) {
-    seed = (uint64_t)time(NULL);
-    (void)printf("seed %llu\n", (unsigned long long)seed);
+    seed_open();
     progress_quiet(true);
-    if (!mkdtemp(folder)) return 1;
+    if (!folder_open("/tmp")) return 1;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_formats),
         cmocka_unit_test(test_report),
@@ -920,6 +828,5 @@ int main(void) {
         cmocka_unit_test(test_no_memory),
         cmocka_unit_test(test_real_corpus),
     };
-    const int failed = cmocka_run_group_tests(tests, NULL, NULL);
-    return file_remove_dir(folder, NULL) == ERR_OK ? failed : 1;
+    return folder_close(cmocka_run_group_tests(tests, NULL, NULL));
 }

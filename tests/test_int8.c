@@ -1,22 +1,13 @@
 /* tests/test_int8.c - every set of kernels that this processor can run, and two that stand in for
  * processors it is not, against the portable set, bit for bit; and that against the definitions in int8.h,
  * lanes.h and approx.h. */
-#include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdio.h>
-#include <string.h>
-#include <time.h>
-
-#include <cmocka.h>
-
 #include "core/cpu.h"
 #include "core/threads.h"
 #include "export/approx.h"
 #include "export/forward.h"
 #include "export/int8.h"
 #include "tests/tiny_blob.h"
+#include "tests/unit.h"
 
 /* int8_amx.c with C code in the place of the tile instructions, and int8_vnni.c for AVX-VNNI in AVX-512's
  * encoding. */
@@ -25,9 +16,7 @@ extern const Int8Kernels int8_amx_emulated;
 extern const Int8Kernels int8_avxvnni_evex;
 #endif
 
-static uint64_t seed;
-
-static double uniform(uint64_t key, uint64_t i) {
+static double spread(uint64_t key, uint64_t i) {
     return 2 * rng_uniform(seed ^ key, i) - 1;
 }
 
@@ -103,11 +92,11 @@ static void case_make(Case *c, uint64_t key, int rows, int in, int out, bool wor
     memcpy(c->packed, c->w, O * I + GUARD);
     int8_pack(c->packed, out, in, c->scratch);
     for (size_t o = 0; o < O; o++) {
-        c->scale[o] = (float)(0.01 + 0.009 * uniform(key + 11, o));
-        c->bias[o] = (float)uniform(key + 12, o);
+        c->scale[o] = (float)(0.01 + 0.009 * spread(key + 11, o));
+        c->bias[o] = (float)spread(key + 12, o);
     }
     for (size_t n = 0; n < N; n++) {
-        c->x.scale[n] = (float)(0.02 + 0.01 * uniform(key + 13, n));
+        c->x.scale[n] = (float)(0.02 + 0.01 * spread(key + 13, n));
         for (size_t i = 0; i < I; i++) {
             const int8_t q = worst ? (n % 2 ? -127 : 127) : byte(key + 14, n * I + i, 127);
             c->x.q[n * stride + i] = q;
@@ -273,8 +262,8 @@ static void rows_of_lanes(const Lanes *k, uint64_t key, int n) {
     static float x[LONGEST], r[LONGEST], w[LONGEST], b[LONGEST], y[LONGEST + 1], z[LONGEST];
     const size_t bytes = (size_t)n * sizeof *x;
     for (size_t i = 0; i < (size_t)n; i++) {
-        x[i] = (float)(5 * uniform(key, i)), r[i] = (float)uniform(key + 1, i);
-        w[i] = (float)uniform(key + 2, i), b[i] = (float)uniform(key + 3, i);
+        x[i] = (float)(5 * spread(key, i)), r[i] = (float)spread(key + 1, i);
+        w[i] = (float)spread(key + 2, i), b[i] = (float)spread(key + 3, i);
     }
     assert_true(k->dot(x, w, n) == dot_by_definition(x, w, n));
 
@@ -362,10 +351,10 @@ static void heads_make(Heads *a, uint64_t key, int L, int D, int queries, int co
     a->expected = mem_alloc(a->size, sizeof(float));
     a->tables = mem_alloc(2 * (size_t)D * C + LANES_OVERREAD, sizeof(uint16_t));
     a->column = mem_alloc(2 * l, sizeof(int32_t));
-    for (size_t i = 0; i < 3 * rows; i++) a->block[i] = (float)uniform(key, i);
+    for (size_t i = 0; i < 3 * rows; i++) a->block[i] = (float)spread(key, i);
     for (size_t i = 0; i < 2 * (size_t)D * C; i++)
         a->tables[i] =
-            tensor_f32_to_f16((float)(uniform(key + 1, i) * (i % 7 ? 1 : 1e-6))); /* some subnormal */
+            tensor_f32_to_f16((float)(spread(key + 1, i) * (i % 7 ? 1 : 1e-6))); /* some subnormal */
     const int reach = columns / 2 - 1; /* one column each up to there, then shared ones */
     for (int t = 0; t < 2 * L - 1; t++) {
         const int d = t - (L - 1), far = reach / 2;
@@ -513,8 +502,7 @@ static void test_forward(void **state) {
 }
 
 int main(void) {
-    seed = (uint64_t)time(NULL);
-    (void)printf("seed %llu\n", (unsigned long long)seed);
+    seed_open();
     find_sets();
     find_lanes();
     const struct CMUnitTest tests[] = {

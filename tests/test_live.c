@@ -1,20 +1,9 @@
 /* tests/test_live.c - `router live`: what routers and experts are given, what their answers say, and whole runs of the program
  * against a server that speaks the protocol of chat completions and does everything wrong. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-/* cmocka needs those three first */
-#include <cmocka.h>
 #include <fcntl.h>
-#include <math.h>
 #include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
-#include <time.h>
-#include <unistd.h>
 
 #include "core/file.h"
 #include "core/json.h"
@@ -26,6 +15,7 @@
 #include "eval/live_report.h"
 #include "eval/live_score.h"
 #include "tests/http_server.h"
+#include "tests/unit.h"
 
 #define GENERAL_KEY "sk-general-0123456789abcdef"
 #define JUDGE_KEY   "sk-judge-fedcba9876543210"
@@ -35,30 +25,6 @@ enum { ROWS = 40, EXPERTS = 3, LABELS = 3 };
 static const char *const NAMES[EXPERTS] = {"general", "mathy", "healthy"};
 static const char *const LABEL_NAMES[LABELS] = {"other", "math",
                                                 "health"}; /* that the expert of the same number is for */
-
-static char folder[] = "/tmp/test_live.XXXXXX";
-
-static const char *at(const char *fmt, ...) {
-    static char paths[32][512];
-    static size_t next;
-    char *out = paths[next++ % 32];
-    const int n = snprintf(out, sizeof paths[0], "%s/", folder);
-    va_list ap;
-    va_start(ap, fmt);
-    (void)vsnprintf(out + n, sizeof paths[0] - (size_t)n, fmt, ap);
-    va_end(ap);
-    return out;
-}
-
-static void ok(ErrCode rc, const Err *err) {
-    if (rc != ERR_OK) fail_msg("%s", err->msg);
-}
-
-static void read_file(Buf *out, const char *path) {
-    Err err = {0};
-    ok(file_read(out, path, (size_t)64 << 20, &err), &err);
-    if (!out->data) buf_puts(out, "");
-}
 
 static void write_file(const char *path, const Buf *text) {
     Err err = {0};
@@ -371,8 +337,16 @@ static void write_experts(const char *path, const char *judge, double timeout_s)
 #define WITH(...) ((const char *const[]){__VA_ARGS__, NULL})
 
 static pid_t start(const char *out, const char *const *options) {
-    const char *args[64] = {ROUTER_PROGRAM, "live", at("router.jsonl"), "--experts", at("experts.json"),
-                            "--out",        out,    "--quiet",          "--pause",   "0.001",
+    const char *args[64] = {ROUTER_PROGRAM,
+                            "live",
+                            in_folder("router.jsonl"),
+                            "--experts",
+                            in_folder("experts.json"),
+                            "--out",
+                            out,
+                            "--quiet",
+                            "--pause",
+                            "0.001",
                             "--data"};
     int n = 11;
     for (; *options; options++) args[n++] = *options;
@@ -380,8 +354,8 @@ static pid_t start(const char *out, const char *const *options) {
     const pid_t pid = fork();
     if (pid < 0) fail_msg("fork failed");
     if (pid != 0) return pid;
-    const int log = open(at("stderr"), O_WRONLY | O_CREAT | O_TRUNC, 0600),
-              result = open(at("stdout"), O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    const int log = open(in_folder("stderr"), O_WRONLY | O_CREAT | O_TRUNC, 0600),
+              result = open(in_folder("stdout"), O_WRONLY | O_CREAT | O_TRUNC, 0600);
     if (log < 0 || result < 0 || dup2(log, 2) < 0 || dup2(result, 1) < 0) _exit(99);
     (void)execv(ROUTER_PROGRAM, (char *const *)(uintptr_t)args);
     _exit(98);
@@ -396,7 +370,7 @@ static int finish(pid_t pid) {
 
 static const char *messages(void) {
     static Buf text;
-    read_file(&text, at("stderr"));
+    read_file(&text, in_folder("stderr"));
     return text.data;
 }
 
@@ -670,10 +644,10 @@ static void test_questions(void **state) {
     assert_true(take(&q, "{\"text\":\"Who?\"}", &text, &err) && !text.text && q.skipped == 1 && q.count == 0);
     live_question_free(&q);
     bool moved = false;
-    for (uint64_t seed = 0; seed < 20; seed++) {
+    for (uint64_t order = 0; order < 20; order++) {
         int right[2];
         for (int i = 0; i < 2; i++) { /* the order is a function of the seed and the row */
-            q = (LiveQuestions){.rule = {.shuffle = true, .seed = seed}};
+            q = (LiveQuestions){.rule = {.shuffle = true, .seed = order}};
             assert_true(take(&q, LINE, &text, &err));
             right[i] = q.items[0].right;
             assert_string_equal(live_question_option(&q, &q.items[0], right[i]), "z");
@@ -750,8 +724,8 @@ static void test_judge_is_expert(void **state) {
                    "v1\",\"model\":\"m\"}],"
                    "\"judge\":{\"base_url\":\"http://elsewhere/v1/\",\"model\":\"m\"%s}}",
                    may ? ",\"may_be_expert\":true" : "");
-        write_file(at("judge.json"), &text);
-        const ErrCode rc = experts_read(&e, at("judge.json"), LABEL_NAMES, LABELS, &err);
+        write_file(in_folder("judge.json"), &text);
+        const ErrCode rc = experts_read(&e, in_folder("judge.json"), LABEL_NAMES, LABELS, &err);
         assert_int_equal(rc, may ? ERR_OK : ERR_ARGUMENT);
         if (!may) assert_non_null(strstr(err.msg, "would grade itself"));
         if (may) assert_true(e.judge_is_expert);
@@ -769,27 +743,27 @@ static void test_judge_is_expert(void **state) {
 /* What the router was given is what rows.jsonl has; its predictions file would have refused any other text. */
 static void check_routed(const char *out) {
     Buf text = {0};
-    read_file(&text, at("%s/rows.jsonl", out));
+    read_file(&text, in_folder("%s/rows.jsonl", out));
     assert_null(strstr(text.data, "anatomy"));
     assert_null(strstr(text.data, "thing"));
     assert_null(strstr(text.data, "Question:"));
     for (int n = 0; n < ROWS; n++)
         assert_non_null(
-            strstr(text.data, at("This is question number %d of them.\"", n) + strlen(folder) + 1));
+            strstr(text.data, in_folder("This is question number %d of them.\"", n) + strlen(folder) + 1));
     buf_free(&text);
 }
 
 static void test_run(void **state) {
     (void)state;
     reset_model();
-    expect(0, at("plain"), WITH(at("rows.jsonl"), "--max-cost", "10", "--concurrency", "5"));
+    expect(0, in_folder("plain"), WITH(in_folder("rows.jsonl"), "--max-cost", "10", "--concurrency", "5"));
     assert_int_equal(sum_asked(), ROWS * EXPERTS);
     assert_true(http_server_most_at_once(server) <= 5);
     assert_int_equal(model.wrong_keys + model.unknown + model.leaked, 0);
     assert_non_null(strstr(model.last, "\"temperature\":0,\"max_tokens\":100"));
     assert_non_null(strstr(model.last, "Think step by step"));
     assert_null(strstr(model.last, "\"system\""));
-    cJSON *root = results(at("plain"));
+    cJSON *root = results(in_folder("plain"));
     check_accuracy(root, 0);
     check_routed("plain");
     assert_int_equal(number(line_of(root, "mathy"), "cut"), 1);
@@ -816,51 +790,51 @@ static void test_run(void **state) {
     assert_int_equal(misrouted, wrong);
     cJSON_Delete(root);
     /* Everything is there: nothing is asked again, even with another router, threshold and sample. */
-    expect(0, at("plain"), WITH(at("rows.jsonl"), "--max-cost", "10", "--threshold", "0.7"));
-    root = results(at("plain"));
+    expect(0, in_folder("plain"), WITH(in_folder("rows.jsonl"), "--max-cost", "10", "--threshold", "0.7"));
+    root = results(in_folder("plain"));
     check_accuracy(root, 0.7);
     assert_int_equal(number(get(root, "router"), "abstained"), ROWS / 5);
     cJSON_Delete(root);
-    expect(0, at("plain"),
-           WITH(at("rows.jsonl"), "--max-cost", "10", "--sample", "7", "--against", "none", "--json"));
-    root = results(at("plain"));
+    expect(0, in_folder("plain"),
+           WITH(in_folder("rows.jsonl"), "--max-cost", "10", "--sample", "7", "--against", "none", "--json"));
+    root = results(in_folder("plain"));
     assert_int_equal(number(root, "n"), 7);
     assert_true(cJSON_IsNull(get(root, "best_single")) && cJSON_IsNull(get(root, "regret")));
     assert_int_equal(number(get(root, "spent"), "run_requests"), 0);
     cJSON_Delete(root);
     assert_int_equal(sum_asked(), ROWS * EXPERTS);
     /* A router that saw subject lines saw other texts. */
-    assert_int_equal(rename(at("router.jsonl"), at("router.bare")), 0);
-    write_router(at("router.jsonl"), false);
-    expect(1, at("plain"), WITH(at("rows.jsonl"), "--max-cost", "10"));
-    assert_int_equal(rename(at("router.bare"), at("router.jsonl")), 0);
+    assert_int_equal(rename(in_folder("router.jsonl"), in_folder("router.bare")), 0);
+    write_router(in_folder("router.jsonl"), false);
+    expect(1, in_folder("plain"), WITH(in_folder("rows.jsonl"), "--max-cost", "10"));
+    assert_int_equal(rename(in_folder("router.bare"), in_folder("router.jsonl")), 0);
 }
 
 static void test_system(void **state) {
     (void)state;
     reset_model();
-    expect(0, at("system"), WITH(at("rows.jsonl"), "--max-cost", "10"));
+    expect(0, in_folder("system"), WITH(in_folder("rows.jsonl"), "--max-cost", "10"));
     const char *args[] = {ROUTER_PROGRAM,
                           "system",
-                          at("router.jsonl"),
+                          in_folder("router.jsonl"),
                           "--experts",
-                          at("system/experts.json"),
+                          in_folder("system/experts.json"),
                           "--data",
-                          at("system/rows.jsonl"),
+                          in_folder("system/rows.jsonl"),
                           "--json",
                           "--quiet",
                           NULL};
     const pid_t pid = fork();
     if (pid == 0) {
-        const int result = open(at("stdout"), O_WRONLY | O_CREAT | O_TRUNC, 0600);
+        const int result = open(in_folder("stdout"), O_WRONLY | O_CREAT | O_TRUNC, 0600);
         if (result < 0 || dup2(result, 1) < 0) _exit(99);
         (void)execv(ROUTER_PROGRAM, (char *const *)(uintptr_t)args);
         _exit(98);
     }
     assert_int_equal(finish(pid), 0);
     Err err = {0};
-    cJSON *system = NULL, *live = results(at("system"));
-    ok(json_read(&system, at("stdout"), &err), &err);
+    cJSON *system = NULL, *live = results(in_folder("system"));
+    ok(json_read(&system, in_folder("stdout"), &err), &err);
     const cJSON *line;
     int seen = 0;
     cJSON_ArrayForEach(line, get(system, "systems")) {
@@ -882,8 +856,9 @@ static void test_system(void **state) {
 static void test_shuffled(void **state) {
     (void)state;
     reset_model();
-    expect(0, at("shuffled"), WITH(at("rows.jsonl"), "--max-cost", "10", "--shuffle-options", "--seed", "5"));
-    cJSON *root = results(at("shuffled"));
+    expect(0, in_folder("shuffled"),
+           WITH(in_folder("rows.jsonl"), "--max-cost", "10", "--shuffle-options", "--seed", "5"));
+    cJSON *root = results(in_folder("shuffled"));
     check_accuracy(root, 0);
     cJSON_Delete(root);
 }
@@ -891,12 +866,12 @@ static void test_shuffled(void **state) {
 static void test_judged(void **state) {
     (void)state;
     reset_model();
-    expect(2, at("unjudged"), WITH(at("free.jsonl"), "--max-cost", "10"));
+    expect(2, in_folder("unjudged"), WITH(in_folder("free.jsonl"), "--max-cost", "10"));
     expect_message("no judge");
     assert_int_equal(sum_asked(), 0);
-    write_experts(at("experts.json"), "", 10);
-    expect(0, at("judged"), WITH(at("free.jsonl"), "--max-cost", "10"));
-    cJSON *root = results(at("judged"));
+    write_experts(in_folder("experts.json"), "", 10);
+    expect(0, in_folder("judged"), WITH(in_folder("free.jsonl"), "--max-cost", "10"));
+    cJSON *root = results(in_folder("judged"));
     int right = 0, judgements = 0; /* one for each different answer */
     for (int n = 0; n < ROWS; n++) {
         right += n != 5 && knows(1, n);
@@ -911,13 +886,13 @@ static void test_judged(void **state) {
     /* Letters by the judge, too. */
     reset_model();
     model.verdict = "VERDICT: CORRECT";
-    expect(0, at("judged-letters"),
-           WITH(at("rows.jsonl"), "--max-cost", "10", "--grade", "judge", "--sample", "6"));
+    expect(0, in_folder("judged-letters"),
+           WITH(in_folder("rows.jsonl"), "--max-cost", "10", "--grade", "judge", "--sample", "6"));
     assert_non_null(strstr(model.last, "<reference>"));
-    root = results(at("judged-letters"));
+    root = results(in_folder("judged-letters"));
     assert_int_equal(number(line_of(root, "routed"), "right"), 6);
     cJSON_Delete(root);
-    write_experts(at("experts.json"), NULL, 10);
+    write_experts(in_folder("experts.json"), NULL, 10);
 }
 
 /* Everything that servers do wrong, and still the same results; each request that failed is made again, no other. */
@@ -925,9 +900,9 @@ static void test_faults(void **state) {
     (void)state;
     reset_model();
     model.faults = true;
-    write_experts(at("experts.json"), NULL, 0.7);
-    expect(0, at("faults"), WITH(at("rows.jsonl"), "--max-cost", "10", "--concurrency", "32"));
-    cJSON *root = results(at("faults"));
+    write_experts(in_folder("experts.json"), NULL, 0.7);
+    expect(0, in_folder("faults"), WITH(in_folder("rows.jsonl"), "--max-cost", "10", "--concurrency", "32"));
+    cJSON *root = results(in_folder("faults"));
     check_accuracy(root, 0);
     for (int x = 0; x < EXPERTS; x++)
         for (int n = 0; n < ROWS; n++) {
@@ -938,7 +913,7 @@ static void test_faults(void **state) {
     assert_int_equal(number(get(root, "spent"), "requests"), sum_asked());
     assert_true(number(get(get(root, "spent"), "lost"), "tokens_out") > 0);
     cJSON_Delete(root);
-    write_experts(at("experts.json"), NULL, 10);
+    write_experts(in_folder("experts.json"), NULL, 10);
 }
 
 static void test_refusals(void **state) {
@@ -947,13 +922,13 @@ static void test_refusals(void **state) {
     reset_model();
     model.refuse = 400;
     model.refuse_row = 8;
-    expect(0, at("refused"), WITH(at("rows.jsonl"), "--max-cost", "10", "--concurrency", "1"));
-    cJSON *root = results(at("refused"));
+    expect(0, in_folder("refused"), WITH(in_folder("rows.jsonl"), "--max-cost", "10", "--concurrency", "1"));
+    cJSON *root = results(in_folder("refused"));
     assert_int_equal(number(line_of(root, "general"), "refused"), 1);
     assert_int_equal(number(root, "n"), ROWS);
     cJSON_Delete(root);
     reset_model();
-    expect(0, at("refused"), WITH(at("rows.jsonl"), "--max-cost", "10"));
+    expect(0, in_folder("refused"), WITH(in_folder("rows.jsonl"), "--max-cost", "10"));
     assert_true(sum_asked() <=
                 EXPERTS); /* those that were refused before their model had answered anything */
     /* A model that refuses everything, and other things that no other question would change. */
@@ -968,15 +943,17 @@ static void test_refusals(void **state) {
         reset_model();
         model.refuse = CASES[i].status;
         model.refuse_expert = 1;
-        expect(1, at("refused-%d", CASES[i].status), WITH(at("rows.jsonl"), "--max-cost", "10"));
+        expect(1, in_folder("refused-%d", CASES[i].status),
+               WITH(in_folder("rows.jsonl"), "--max-cost", "10"));
         expect_message(CASES[i].message);
         int asked = 0;
         for (int n = 0; n < ROWS; n++) asked += model.asked[1][n];
         assert_true(asked >= 1 && asked <= CASES[i].most);
         /* ... and none of it is kept */
         reset_model();
-        expect(0, at("refused-%d", CASES[i].status), WITH(at("rows.jsonl"), "--max-cost", "10"));
-        root = results(at("refused-%d", CASES[i].status));
+        expect(0, in_folder("refused-%d", CASES[i].status),
+               WITH(in_folder("rows.jsonl"), "--max-cost", "10"));
+        root = results(in_folder("refused-%d", CASES[i].status));
         check_accuracy(root, 0);
         cJSON_Delete(root);
     }
@@ -984,19 +961,19 @@ static void test_refusals(void **state) {
     reset_model();
     model.refuse = 500;
     model.refuse_expert = 2;
-    expect(1, at("down"), WITH(at("rows.jsonl"), "--max-cost", "10", "--attempts", "2"));
+    expect(1, in_folder("down"), WITH(in_folder("rows.jsonl"), "--max-cost", "10", "--attempts", "2"));
     expect_message("5 questions in a row got no answer in 2 attempts");
     reset_model();
     model.refuse = 429;
     model.retry_after = "86400";
-    expect(1, at("later"), WITH(at("rows.jsonl"), "--max-cost", "10"));
+    expect(1, in_folder("later"), WITH(in_folder("rows.jsonl"), "--max-cost", "10"));
     expect_message("asks to wait for 86400 s");
     /* One question that never gets an answer is left out, and the run says so. */
     reset_model();
     model.refuse = 500;
     model.refuse_row = 8;
     model.refuse_expert = 1;
-    expect(3, at("gone"), WITH(at("rows.jsonl"), "--max-cost", "10", "--attempts", "3"));
+    expect(3, in_folder("gone"), WITH(in_folder("rows.jsonl"), "--max-cost", "10", "--attempts", "3"));
     expect_message("39 of 40 rows");
     assert_int_equal(model.asked[1][8], 3);
 }
@@ -1013,26 +990,30 @@ static void test_limits(void **state) {
         /* Requests: exactly so many, over two runs. */
         reset_model();
         (void)snprintf(out, sizeof out, "requests-%d", concurrency);
-        expect(3, at("%s", out), WITH(at("rows.jsonl"), "--max-requests", "7", "--concurrency", at_a_time));
+        expect(3, in_folder("%s", out),
+               WITH(in_folder("rows.jsonl"), "--max-requests", "7", "--concurrency", at_a_time));
         expect_message("limit of requests");
         assert_int_equal(sum_asked(), 7);
-        expect(3, at("%s", out), WITH(at("rows.jsonl"), "--max-requests", "20", "--concurrency", at_a_time));
+        expect(3, in_folder("%s", out),
+               WITH(in_folder("rows.jsonl"), "--max-requests", "20", "--concurrency", at_a_time));
         assert_int_equal(sum_asked(), 20);
-        cJSON *root = results(at("%s", out));
+        cJSON *root = results(in_folder("%s", out));
         assert_int_equal(number(root, "n"), 6); /* row by row */
         assert_string_equal(get(root, "stopped")->valuestring, "requests");
         cJSON_Delete(root);
         /* Tokens and money: never more, and no room for one more request. */
         reset_model();
         (void)snprintf(out, sizeof out, "tokens-%d", concurrency);
-        expect(3, at("%s", out), WITH(at("rows.jsonl"), "--max-tokens", "5000", "--concurrency", at_a_time));
+        expect(3, in_folder("%s", out),
+               WITH(in_folder("rows.jsonl"), "--max-tokens", "5000", "--concurrency", at_a_time));
         expect_message("limit of tokens");
         assert_true(model.tokens <= 5000 && model.tokens > 5000 - worst());
         reset_model();
         (void)snprintf(out, sizeof out, "cost-%d", concurrency);
-        expect(3, at("%s", out), WITH(at("rows.jsonl"), "--max-cost", "0.1", "--concurrency", at_a_time));
+        expect(3, in_folder("%s", out),
+               WITH(in_folder("rows.jsonl"), "--max-cost", "0.1", "--concurrency", at_a_time));
         expect_message("limit of cost");
-        root = results(at("%s", out));
+        root = results(in_folder("%s", out));
         const double cost = number(get(get(root, "spent"), "experts"), "cost");
         assert_true(cost <= 0.1 && cost > 0.1 - 1e-6 * 60 * (double)worst());
         cJSON_Delete(root);
@@ -1040,29 +1021,29 @@ static void test_limits(void **state) {
     /* Answers that are lost count as if they had been paid in full. */
     reset_model();
     model.refuse = 200; /* "error", that is, without a completion */
-    expect(3, at("lost"), WITH(at("rows.jsonl"), "--max-tokens", "3000", "--concurrency", "1"));
+    expect(3, in_folder("lost"), WITH(in_folder("rows.jsonl"), "--max-tokens", "3000", "--concurrency", "1"));
     expect_message("0 of 40 rows");
     assert_true(sum_asked() >= 1 && sum_asked() <= 6);
     /* Time. */
     reset_model();
     model.delay_s = 0.2;
-    expect(3, at("time"),
-           WITH(at("rows.jsonl"), "--max-cost", "10", "--max-minutes", "0.01", "--concurrency", "2"));
+    expect(3, in_folder("time"),
+           WITH(in_folder("rows.jsonl"), "--max-cost", "10", "--max-minutes", "0.01", "--concurrency", "2"));
     expect_message("limit of time");
     assert_true(sum_asked() < ROWS * EXPERTS);
     reset_model();
     model.refuse = 503; /* pauses end with the time */
-    expect(3, at("pauses"),
-           WITH(at("rows.jsonl"), "--max-cost", "10", "--max-minutes", "0.01", "--pause", "3000"));
+    expect(3, in_folder("pauses"),
+           WITH(in_folder("rows.jsonl"), "--max-cost", "10", "--max-minutes", "0.01", "--pause", "3000"));
     expect_message("limit of time");
     /* No limit where there are prices is a mistake; a dry run sends nothing. */
     reset_model();
-    expect(2, at("unlimited"), WITH(at("rows.jsonl")));
+    expect(2, in_folder("unlimited"), WITH(in_folder("rows.jsonl")));
     expect_message("--max-cost");
-    expect(0, at("dry"), WITH(at("rows.jsonl"), "--dry-run"));
-    assert_false(file_exists(at("dry")));
+    expect(0, in_folder("dry"), WITH(in_folder("rows.jsonl"), "--dry-run"));
+    assert_false(file_exists(in_folder("dry")));
     Buf text = {0};
-    read_file(&text, at("stdout"));
+    read_file(&text, in_folder("stdout"));
     assert_non_null(strstr(text.data, "120 would be sent"));
     buf_free(&text);
     assert_int_equal(sum_asked(), 0);
@@ -1072,8 +1053,8 @@ static void test_uncounted(void **state) {
     (void)state;
     reset_model();
     model.usage_missing = true;
-    expect(0, at("uncounted"), WITH(at("rows.jsonl"), "--max-cost", "10", "--sample", "4"));
-    cJSON *root = results(at("uncounted"));
+    expect(0, in_folder("uncounted"), WITH(in_folder("rows.jsonl"), "--max-cost", "10", "--sample", "4"));
+    cJSON *root = results(in_folder("uncounted"));
     assert_int_equal(number(line_of(root, "mathy"), "uncounted"), 4);
     assert_int_equal(number(line_of(root, "mathy"), "tokens_out"), 100); /* the upper bound */
     cJSON_Delete(root);
@@ -1119,18 +1100,18 @@ static void read_answers(Buf *out, const char *path) {
 static void test_kill(void **state) {
     (void)state;
     enum { KILLS = 12, AT_A_TIME = 4 };
-    char rows[600]; /* what at() gives does not last */
-    (void)snprintf(rows, sizeof rows, "%s", at("rows.jsonl"));
+    char rows[600]; /* what in_folder() gives does not last */
+    (void)snprintf(rows, sizeof rows, "%s", in_folder("rows.jsonl"));
     const char *const *options = WITH(rows, "--max-cost", "10", "--concurrency", "4");
     Known known = {0};
     Buf a = {0}, b = {0};
     reset_model();
-    expect(0, at("whole"), options);
+    expect(0, in_folder("whole"), options);
     reset_model();
     model.delay_s = 0.01;
     int killed = 0;
     for (int run = 0; run < KILLS; run++) {
-        const pid_t pid = start(at("killed"), options);
+        const pid_t pid = start(in_folder("killed"), options);
         const struct timespec nap = {0, 30000000 + (long)(rng_bits(9, (uint64_t)run) % 60000000)};
         (void)nanosleep(&nap, NULL);
         (void)kill(pid, run == KILLS / 2 ? SIGINT : SIGKILL);
@@ -1138,22 +1119,23 @@ static void test_kill(void **state) {
         killed += status == -SIGKILL;
         if (run == KILLS / 2 && status != 0 && status != 130 && status != -SIGINT)
             fail_msg("status %d: %s", status, messages());
-        if (file_exists(at("killed/journal.jsonl"))) read_journal(&known, at("killed/journal.jsonl"));
+        if (file_exists(in_folder("killed/journal.jsonl")))
+            read_journal(&known, in_folder("killed/journal.jsonl"));
     }
     assert_true(killed > 0);
-    expect(0, at("killed"), options);
+    expect(0, in_folder("killed"), options);
     for (int x = 0; x < EXPERTS; x++)
         for (int n = 0; n < ROWS; n++)
             if (known.asked[x][n]) assert_int_equal(model.asked[x][n], known.asked[x][n]); /* never again */
     assert_true(sum_asked() >= ROWS * EXPERTS && sum_asked() <= ROWS * EXPERTS + KILLS * AT_A_TIME);
-    cJSON *root = results(at("killed"));
+    cJSON *root = results(in_folder("killed"));
     check_accuracy(root, 0);
     const double requests =
         number(get(root, "spent"), "requests"); /* a request may be written down and never leave */
     assert_true(requests >= sum_asked() && requests <= sum_asked() + KILLS * AT_A_TIME);
     cJSON_Delete(root);
-    read_answers(&a, at("whole/answers.jsonl"));
-    read_answers(&b, at("killed/answers.jsonl"));
+    read_answers(&a, in_folder("whole/answers.jsonl"));
+    read_answers(&b, in_folder("killed/answers.jsonl"));
     assert_string_equal(a.data, b.data);
     buf_free(&a);
     buf_free(&b);
@@ -1174,23 +1156,23 @@ static void test_keys(void **state) {
     reset_model();
     model.echo_key = true;
     assert_int_equal(setenv("OPENAI_API_KEY", "sk-openai-not-for-anyone", 1), 0);
-    expect(0, at("keys"), WITH(at("rows.jsonl"), "--max-cost", "10"));
+    expect(0, in_folder("keys"), WITH(in_folder("rows.jsonl"), "--max-cost", "10"));
     assert_int_equal(unsetenv("OPENAI_API_KEY"), 0);
     assert_int_equal(model.wrong_keys, 0); /* each its own; none where none is named */
     char **names;
     size_t count;
     Err err = {0};
-    ok(file_list(&names, &count, at("keys"), &err), &err);
+    ok(file_list(&names, &count, in_folder("keys"), &err), &err);
     assert_int_equal(count, 5 + EXPERTS);
-    for (size_t i = 0; i < count; i++) assert_no_key(at("keys/%s", names[i]));
+    for (size_t i = 0; i < count; i++) assert_no_key(in_folder("keys/%s", names[i]));
     file_list_free(names, count);
     reset_model();
     model.refuse = 401;
-    expect(1, at("keys-refused"), WITH(at("rows.jsonl"), "--max-cost", "10"));
-    assert_no_key(at("stderr"));
-    assert_no_key(at("keys-refused/journal.jsonl"));
+    expect(1, in_folder("keys-refused"), WITH(in_folder("rows.jsonl"), "--max-cost", "10"));
+    assert_no_key(in_folder("stderr"));
+    assert_no_key(in_folder("keys-refused/journal.jsonl"));
     assert_int_equal(unsetenv("TEST_LIVE_GENERAL"), 0);
-    expect(2, at("keyless"), WITH(at("rows.jsonl"), "--max-cost", "10"));
+    expect(2, in_folder("keyless"), WITH(in_folder("rows.jsonl"), "--max-cost", "10"));
     expect_message("TEST_LIVE_GENERAL, which api_key_env names, is not set");
     assert_int_equal(setenv("TEST_LIVE_GENERAL", GENERAL_KEY, 1), 0);
 }
@@ -1201,28 +1183,28 @@ static void test_mistakes(void **state) {
     (void)state;
     Buf text = {0};
     reset_model();
-    expect(2, at("bad"), WITH(at("rows.jsonl"), "--max-cost", "10", "--against", "nobody"));
+    expect(2, in_folder("bad"), WITH(in_folder("rows.jsonl"), "--max-cost", "10", "--against", "nobody"));
     expect_message("'nobody' is no expert");
     buf_puts(&text, "{\"id\": \"row-1\", \"text\": \"x\", \"label\": \"math\"}\n");
-    write_file(at("bad.jsonl"), &text);
-    expect(1, at("bad"), WITH(at("bad.jsonl"), "--max-cost", "10"));
+    write_file(in_folder("bad.jsonl"), &text);
+    expect(1, in_folder("bad"), WITH(in_folder("bad.jsonl"), "--max-cost", "10"));
     expect_message("bad.jsonl:1: no answer");
     buf_clear(&text);
     for (int i = 0; i < 2; i++)
         buf_puts(&text,
                  "{\"id\": \"row-1\", \"text\": \"This is question number 1 of them.\", \"label\": \"math\", "
                  "\"choices\": [\"x\", \"y\"], \"answer\": 0}\n");
-    write_file(at("bad.jsonl"), &text);
-    expect(1, at("bad"), WITH(at("bad.jsonl"), "--max-cost", "10"));
+    write_file(in_folder("bad.jsonl"), &text);
+    expect(1, in_folder("bad"), WITH(in_folder("bad.jsonl"), "--max-cost", "10"));
     expect_message("two rows have the id 'row-1'");
-    expect(2, at("bad"), WITH(at("rows.jsonl"), "--max-cost", "10", "--threshold", "2"));
+    expect(2, in_folder("bad"), WITH(in_folder("rows.jsonl"), "--max-cost", "10", "--threshold", "2"));
     /* A journal of something else, and a damaged one. */
     Err err = {0};
-    ok(file_mkdirs(at("bad"), &err), &err);
+    ok(file_mkdirs(in_folder("bad"), &err), &err);
     buf_clear(&text);
     buf_puts(&text, "hello\nhello\n");
-    write_file(at("bad/journal.jsonl"), &text);
-    expect(1, at("bad"), WITH(at("rows.jsonl"), "--max-cost", "10"));
+    write_file(in_folder("bad/journal.jsonl"), &text);
+    expect(1, in_folder("bad"), WITH(in_folder("rows.jsonl"), "--max-cost", "10"));
     expect_message("journal.jsonl:1: damaged");
     assert_int_equal(sum_asked(), 0);
     buf_free(&text);
@@ -1247,7 +1229,7 @@ static ErrCode everything(const Experts *experts, const char *journal, Err *err)
         label[n] = n % LABELS;
     }
     const LiveRoutes routes = {expert, abstained, label, wanted, router_cost};
-    ErrCode rc = rows_read(&rows, at("rows.jsonl"), &rule, LABEL_NAMES, LABELS, err);
+    ErrCode rc = rows_read(&rows, in_folder("rows.jsonl"), &rule, LABEL_NAMES, LABELS, err);
     if (rc == ERR_OK) rc = live_book_open(&book, experts, &q, &rows, wanted, journal, err);
     if (rc == ERR_OK) rc = live_score_compute(&score, book, experts, &routes, LABELS, err);
     if (rc == ERR_OK) {
@@ -1268,7 +1250,7 @@ static ErrCode everything(const Experts *experts, const char *journal, Err *err)
         live_report_json(&json, &r);
         live_report_table(&json, &r);
         rc = buf_ok(&json, err);
-        if (rc == ERR_OK) rc = live_report_save(&r, at("memory"), &json, err);
+        if (rc == ERR_OK) rc = live_report_save(&r, in_folder("memory"), &json, err);
     }
     live_score_free(&score);
     live_book_close(book);
@@ -1283,16 +1265,16 @@ static void test_memory(void **state) {
     Experts experts;
     Err err = {0};
     reset_model();
-    expect(0, at("memory"), WITH(at("rows.jsonl"), "--max-cost", "10"));
-    ok(experts_read(&experts, at("experts.json"), LABEL_NAMES, LABELS, &err), &err);
-    ok(everything(&experts, at("memory/journal.jsonl"), &err), &err);
+    expect(0, in_folder("memory"), WITH(in_folder("rows.jsonl"), "--max-cost", "10"));
+    ok(experts_read(&experts, in_folder("experts.json"), LABEL_NAMES, LABELS, &err), &err);
+    ok(everything(&experts, in_folder("memory/journal.jsonl"), &err), &err);
     const size_t before = mem_count();
-    ok(everything(&experts, at("memory/journal.jsonl"), &err), &err);
+    ok(everything(&experts, in_folder("memory/journal.jsonl"), &err), &err);
     const size_t all = mem_count() - before;
     for (size_t n = 1; n <= all; n += 1 + n / 12) {
         err = (Err){0};
         mem_fail_at(n);
-        const ErrCode rc = everything(&experts, at("memory/journal.jsonl"), &err);
+        const ErrCode rc = everything(&experts, in_folder("memory/journal.jsonl"), &err);
         mem_fail_at(0);
         assert_int_equal(rc, ERR_MEMORY);
         assert_true(err.msg[0] != 0);
@@ -1300,7 +1282,7 @@ static void test_memory(void **state) {
     experts_free(&experts);
     for (size_t n = 1; n < 60; n++) {
         mem_fail_at(n);
-        const ErrCode rc = experts_read(&experts, at("experts.json"), LABEL_NAMES, LABELS, &err);
+        const ErrCode rc = experts_read(&experts, in_folder("experts.json"), LABEL_NAMES, LABELS, &err);
         mem_fail_at(0);
         assert_true(rc == ERR_OK || rc == ERR_MEMORY);
         experts_free(&experts);
@@ -1310,24 +1292,24 @@ static void test_memory(void **state) {
 static int set_up(void **state) {
     (void)state;
     server = http_server_start(handle, NULL);
-    if (!server || !mkdtemp(folder)) return -1;
+    if (!server) return -1;
     if (setenv("TEST_LIVE_GENERAL", GENERAL_KEY, 1) != 0 || setenv("TEST_LIVE_JUDGE", JUDGE_KEY, 1) != 0)
         return -1;
-    write_rows(at("rows.jsonl"), true);
-    write_rows(at("free.jsonl"), false);
-    write_router(at("router.jsonl"), true);
-    write_experts(at("experts.json"), NULL, 10);
+    write_rows(in_folder("rows.jsonl"), true);
+    write_rows(in_folder("free.jsonl"), false);
+    write_router(in_folder("router.jsonl"), true);
+    write_experts(in_folder("experts.json"), NULL, 10);
     return 0;
 }
 
 static int tear_down(void **state) {
     (void)state;
     http_server_stop(server);
-    Err err = {0};
-    return file_remove_dir(folder, &err) == ERR_OK ? 0 : -1;
+    return 0;
 }
 
 int main(void) {
+    if (!folder_open("/tmp")) return 1;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_bare),      cmocka_unit_test(test_letters),
         cmocka_unit_test(test_verdicts),  cmocka_unit_test(test_questions),
@@ -1339,5 +1321,5 @@ int main(void) {
         cmocka_unit_test(test_kill),      cmocka_unit_test(test_keys),
         cmocka_unit_test(test_mistakes),  cmocka_unit_test(test_memory),
     };
-    return cmocka_run_group_tests(tests, set_up, tear_down);
+    return folder_close(cmocka_run_group_tests(tests, set_up, tear_down));
 }

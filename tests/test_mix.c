@@ -1,16 +1,4 @@
 /* tests/test_mix.c - corpora that are mixed and divided: members, manifests, mixes, partitions. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-/* cmocka needs those three first */
-#include <cmocka.h>
-#include <math.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
-
 #include "core/file.h"
 #include "core/json.h"
 #include "core/lines.h"
@@ -22,29 +10,12 @@
 #include "data/mix_cmd.h"
 #include "data/partition.h"
 #include "data/split_cmd.h"
-
-static char folder[] = "/tmp/test_mix.XXXXXX";
-
-static const char *in_folder(const char *name) {
-    static char path[8][256];
-    static int turn;
-    turn = (turn + 1) % 8;
-    (void)snprintf(path[turn], sizeof path[turn], "%s/%s", folder, name);
-    return path[turn];
-}
-
-static void save(const char *name, const char *text) {
-    assert_int_equal(file_save(in_folder(name), text, strlen(text), NULL), ERR_OK);
-}
+#include "tests/unit.h"
 
 static void save_buf(const char *name, Buf *text) {
     assert_int_equal(buf_ok(text, NULL), ERR_OK);
-    assert_int_equal(file_save(in_folder(name), text->data, text->len, NULL), ERR_OK);
+    save_bytes(name, text->data, text->len);
     buf_free(text);
-}
-
-static void ok(ErrCode rc, const Err *err) {
-    if (rc != ERR_OK) fail_msg("%s", err->msg);
 }
 
 /* All lines of a file, each with '\n'. */
@@ -479,10 +450,10 @@ static void test_mix_repeats(void **state) {
         static const int THREADS[] = {1, 2, 3, 1};
         Threads *threads;
         ok(threads_open(&threads, THREADS[i], &err), &err);
-        ok(mix_to(&r, in_folder(OUT[i]), FORM[i == 3], false, threads, &err), &err);
+        ok(mix_to(&r, in_folder("%s", OUT[i]), FORM[i == 3], false, threads, &err), &err);
         threads_close(threads);
         mix_report_free(&r);
-        expect_same_file(in_folder(OUT[0]), in_folder(OUT[i]), i < 3);
+        expect_same_file(in_folder("%s", OUT[0]), in_folder("%s", OUT[i]), i < 3);
     }
     Buf got = read_lines(in_folder("t1.jsonl.zst")); /* which lines() opens: compressed, and whole */
     assert_int_equal(count_of(got.data, "\n"), 1000);
@@ -681,37 +652,16 @@ static void test_partition_repeats(void **state) {
         Err err = {0};
         Threads *threads;
         ok(threads_open(&threads, i + 1, &err), &err);
-        ok(divide(&r, (PartitionRule){.out = in_folder(OUT[i]), .threads = threads},
+        ok(divide(&r, (PartitionRule){.out = in_folder("%s", OUT[i]), .threads = threads},
                   in_folder("families.jsonl"), &err),
            &err);
-        expect_same_file(in_folder(OUT[0]), in_folder(OUT[i]), true);
+        expect_same_file(in_folder("%s", OUT[0]), in_folder("%s", OUT[i]), true);
         partition_report_free(&r);
         threads_close(threads);
     }
 }
 
 /* ---- the commands ---- */
-
-static ErrCode command(const Command *c, Buf *out, Err *err, const char *const *words, int count) {
-    FlagList arguments = {0};
-    bool help = false;
-    void *options;
-    FILE *file = tmpfile();
-    assert_non_null(file);
-    char *argv[16];
-    for (int i = 0; i < count; i++) argv[i] = mem_strdup(words[i]);
-    assert_int_equal(mem_new(&options, 1, c->options_bytes, "options", NULL), ERR_OK);
-    ErrCode rc = flags_parse(c, options, &arguments, &help, count, argv, err);
-    if (rc == ERR_OK) rc = c->run(options, &arguments, file, err);
-    rewind(file);
-    buf_clear(out);
-    for (int ch; (ch = fgetc(file)) != EOF;) buf_put(out, &(char){(char)ch}, 1);
-    (void)fclose(file);
-    for (int i = 0; i < count; i++) mem_free(argv[i]);
-    flags_free(c, options, &arguments);
-    mem_free(options);
-    return rc;
-}
 
 static void test_commands(void **state) {
     (void)state;
@@ -727,8 +677,7 @@ static void test_commands(void **state) {
     (void)snprintf(manifest, sizeof manifest, "%s", in_folder("mix.json"));
     (void)snprintf(divided, sizeof divided, "%s", in_folder("divided.jsonl"));
     (void)snprintf(input, sizeof input, "%s", in_folder("families.jsonl"));
-    ok(command(&mix_cmd, &out, &err, (const char *const[]){manifest, "--out", mixed, "--report", report}, 5),
-       &err);
+    ok(run_command(&mix_cmd, &out, &err, ARGS(manifest, "--out", mixed, "--report", report)), &err);
     assert_non_null(strstr(out.data, "11 rows in, 4 out, 4 of them different"));
     assert_non_null(strstr(out.data, "not there; optional"));
     assert_non_null(strstr(out.data, "1  dropped: in a benchmark"));
@@ -737,23 +686,20 @@ static void test_commands(void **state) {
     assert_true(cJSON_GetObjectItem(tree, "out")->valuedouble == 4);
     assert_true(cJSON_GetObjectItem(cJSON_GetObjectItem(tree, "licences"), "MIT")->valuedouble == 2);
     cJSON_Delete(tree);
-    ok(command(&split_cmd, &out, &err, (const char *const[]){input, "--out", divided}, 3), &err);
+    ok(run_command(&split_cmd, &out, &err, ARGS(input, "--out", divided)), &err);
     assert_non_null(
         strstr(out.data, "Read again from what was written: 0 groups are in more than one split."));
-    ok(command(&split_cmd, &out, &err, (const char *const[]){input, "--out", divided, "--json"}, 4), &err);
+    ok(run_command(&split_cmd, &out, &err, ARGS(input, "--out", divided, "--json")), &err);
     ok(json_parse(&tree, out.data, out.len, &err), &err);
     assert_true(cJSON_GetObjectItem(tree, "groups_crossing")->valuedouble == 0);
     assert_true(cJSON_GetObjectItem(tree, "groups")->valuedouble == FAMILIES);
     cJSON_Delete(tree);
-    assert_int_equal(command(&split_cmd, &out, &err, (const char *const[]){input, "--out", folder}, 3),
+    assert_int_equal(run_command(&split_cmd, &out, &err, ARGS(input, "--out", folder)), ERR_ARGUMENT);
+    assert_int_equal(run_command(&split_cmd, &out, &err, ARGS(input, "--out", divided, "--zstd")),
                      ERR_ARGUMENT);
-    assert_int_equal(
-        command(&split_cmd, &out, &err, (const char *const[]){input, "--out", divided, "--zstd"}, 4),
-        ERR_ARGUMENT);
-    assert_int_equal(command(&split_cmd, &out, &err, (const char *const[]){input}, 1), ERR_ARGUMENT);
-    assert_int_equal(command(&mix_cmd, &out, &err, (const char *const[]){manifest, "--out", "x.gz"}, 3),
-                     ERR_ARGUMENT);
-    assert_int_equal(command(&mix_cmd, &out, &err, (const char *const[]){manifest}, 1), ERR_ARGUMENT);
+    assert_int_equal(run_command(&split_cmd, &out, &err, ARGS(input)), ERR_ARGUMENT);
+    assert_int_equal(run_command(&mix_cmd, &out, &err, ARGS(manifest, "--out", "x.gz")), ERR_ARGUMENT);
+    assert_int_equal(run_command(&mix_cmd, &out, &err, ARGS(manifest)), ERR_ARGUMENT);
     buf_free(&out);
 }
 
@@ -844,17 +790,8 @@ static void test_configs(void **state) {
     }
 }
 
-static int start(void **state) {
-    (void)state;
-    return mkdtemp(folder) ? 0 : 1;
-}
-
-static int finish(void **state) {
-    (void)state;
-    return file_remove_dir(folder, NULL) == ERR_OK ? 0 : 1;
-}
-
 int main(void) {
+    if (!folder_open("/tmp")) return 1;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_members),          cmocka_unit_test(test_manifest),
         cmocka_unit_test(test_manifest_bad),     cmocka_unit_test(test_mix),
@@ -864,5 +801,5 @@ int main(void) {
         cmocka_unit_test(test_commands),         cmocka_unit_test(test_memory),
         cmocka_unit_test(test_configs),
     };
-    return cmocka_run_group_tests_name("mix", tests, start, finish);
+    return folder_close(cmocka_run_group_tests_name("mix", tests, NULL, NULL));
 }

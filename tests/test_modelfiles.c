@@ -1,17 +1,5 @@
 /* tests/test_modelfiles.c - config.json, safetensors, pytorch_model.bin and weights folders: the published
  * golden files, round trips of fresh random content, and refusals with their exact words. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-/* cmocka wants the four above first */
-#include <cmocka.h>
-#include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <time.h>
-#include <unistd.h>
 #include <zip.h>
 
 #include "core/file.h"
@@ -23,74 +11,22 @@
 #include "model/pickle.h"
 #include "model/safetensors.h"
 #include "model/weights.h"
+#include "tests/unit.h"
 
-#ifndef ROUTER_SOURCE_DIR
-#define ROUTER_SOURCE_DIR "."
-#endif
-
-static uint64_t key, drawn;
-static char folder[64]; /* of this run, removed at its end */
-
-static uint64_t draw(uint64_t below) {
-    return rng_bits(key, drawn++) % below;
-}
 static float draw_float(void) {
-    return (float)rng_normal(key, drawn += 2);
+    return (float)rng_normal(seed, drawn += 2);
 }
 
 static double draw_decimal(
     void) { /* cJSON prints 15 digits and forgives the last bit, so 9 come back exactly */
-    return (double)draw(1000000000) / 1e9;
+    return (double)draw64(1000000000) / 1e9;
 }
 
-#define OK(call)                                       \
-    do {                                               \
-        if ((call) != ERR_OK) fail_msg("%s", err.msg); \
-    } while (0)
 #define REFUSED(call, code, text)           \
     do {                                    \
         assert_int_equal(call, code);       \
         assert_string_equal(err.msg, text); \
     } while (0)
-
-/* A path that stays valid for the next 63 calls. */
-static const char *path_of(const char *fmt, ...) {
-    static char paths[64][512];
-    static size_t next;
-    char *out = paths[next++ % 64];
-    va_list ap;
-    va_start(ap, fmt);
-    (void)vsnprintf(out, sizeof paths[0], fmt, ap);
-    va_end(ap);
-    return out;
-}
-
-static const char *shared(const char *name) {
-    const char *dir = getenv("ROUTER_SHARED");
-    const char *path =
-        dir && *dir ? path_of("%s/%s", dir, name) : path_of("%s/../shared/%s", ROUTER_SOURCE_DIR, name);
-    if (file_exists(path)) return path;
-    print_message("skipped: %s is absent (ROUTER_SHARED names the folder of golden values)\n", path);
-    skip();
-    return NULL;
-}
-
-static int setup(void **state) {
-    (void)state;
-    Err err = {0};
-    const char *given = getenv("ROUTER_SEED");
-    const uint64_t seed =
-        given ? strtoull(given, NULL, 10) : (uint64_t)time(NULL) * 1000 + (uint64_t)getpid();
-    print_message("seed %llu (repeat with ROUTER_SEED)\n", (unsigned long long)seed);
-    key = rng_key(seed, "test_modelfiles", 0);
-    (void)snprintf(folder, sizeof folder, "/tmp/test_modelfiles.%ld", (long)getpid());
-    return file_mkdirs(folder, &err) != ERR_OK;
-}
-
-static int teardown(void **state) {
-    (void)state;
-    return file_remove_dir(folder, NULL) != ERR_OK;
-}
 
 /* ---- config ---- */
 
@@ -270,16 +206,16 @@ static void config_round_trip(void **state) {
     (void)state;
     for (int round = 0; round < 50; round++) {
         Err err;
-        Config c = {.num_attention_heads = 1 + (int)draw(16)}, back, copy;
-        c.hidden_size = c.num_attention_heads * (1 + (int)draw(64));
-        c.vocab_size = 1 + (int)draw(200000);
-        c.num_hidden_layers = 1 + (int)draw(48);
-        c.intermediate_size = 1 + (int)draw(9000);
-        c.max_position_embeddings = 1 + (int)draw(2000);
-        c.max_relative_positions = draw(2) ? c.max_position_embeddings : 1 + (int)draw(3000);
-        c.position_buckets = 2 + (int)draw(500);
-        c.pad_token_id = (int)draw((uint64_t)c.vocab_size);
-        c.layer_norm_eps = (1 + (double)draw(1000000)) / 1e13;
+        Config c = {.num_attention_heads = 1 + (int)draw64(16)}, back, copy;
+        c.hidden_size = c.num_attention_heads * (1 + (int)draw64(64));
+        c.vocab_size = 1 + (int)draw64(200000);
+        c.num_hidden_layers = 1 + (int)draw64(48);
+        c.intermediate_size = 1 + (int)draw64(9000);
+        c.max_position_embeddings = 1 + (int)draw64(2000);
+        c.max_relative_positions = draw64(2) ? c.max_position_embeddings : 1 + (int)draw64(3000);
+        c.position_buckets = 2 + (int)draw64(500);
+        c.pad_token_id = (int)draw64((uint64_t)c.vocab_size);
+        c.layer_norm_eps = (1 + (double)draw64(1000000)) / 1e13;
         c.initializer_range = draw_decimal();
         c.hidden_dropout_prob = draw_decimal();
         c.attention_probs_dropout_prob = draw_decimal();
@@ -287,12 +223,12 @@ static void config_round_trip(void **state) {
         c.cls_dropout = draw_decimal();
         char text[20][32];
         const char *names[20];
-        const int n = (int)draw(21);
+        const int n = (int)draw64(21);
         for (int i = 0; i < n; i++) {
             (void)snprintf(text[i], sizeof text[i],
                            "l\xc3\xa4"
                            "bel \"%d\\%llu",
-                           i, (unsigned long long)draw(1000));
+                           i, (unsigned long long)draw64(1000));
             names[i] = text[i];
         }
         if (n) OK(config_set_labels(&c, names, n, &err));
@@ -319,7 +255,7 @@ static void config_round_trip(void **state) {
 
 static void config_golden(void **state) {
     (void)state;
-    const char *dir = shared("golden/small-a");
+    const char *dir = need_shared("golden/small-a");
     Err err;
     Config c;
     OK(config_read(&c, dir, &err));
@@ -328,13 +264,13 @@ static void config_golden(void **state) {
     assert_int_equal(c.num_labels, 3);
     assert_string_equal(c.labels[2], "LABEL_2");
     config_free(&c);
-    OK(config_read(&c, shared("golden/mid-b/config.json"), &err));
+    OK(config_read(&c, need_shared("golden/mid-b/config.json"), &err));
     assert_int_equal(c.position_buckets, 256);
     config_free(&c);
-    OK(config_read(&c, shared("golden/pretrained-like"), &err));
+    OK(config_read(&c, need_shared("golden/pretrained-like"), &err));
     assert_int_equal(c.num_labels, 0);
     config_free(&c);
-    OK(config_read(&c, shared("deberta-v3-tokenizer/deberta-v3-large.config.json"), &err));
+    OK(config_read(&c, need_shared("deberta-v3-tokenizer/deberta-v3-large.config.json"), &err));
     assert_int_equal(c.hidden_size, 1024);
     assert_int_equal(c.max_relative_positions, 512);
     config_free(&c);
@@ -504,19 +440,19 @@ static void safetensors_round_trip(void **state) {
         char names[12][64];
         unsigned char *data[12];
         size_t bytes[12];
-        const size_t n = draw(13);
+        const size_t n = draw64(13);
         for (size_t i = 0; i < n; i++) {
             (void)snprintf(names[i], sizeof names[i], "t\xc3\xb8\"\\\n%zu.%llu", i,
-                           (unsigned long long)draw(99));
-            Tensor t = {.rank = (int)draw(5), .dtype = (Dtype)draw(DTYPE_COUNT)};
-            for (int d = 0; d < t.rank; d++) t.shape[d] = (int64_t)draw(8);
+                           (unsigned long long)draw64(99));
+            Tensor t = {.rank = (int)draw64(5), .dtype = (Dtype)draw64(DTYPE_COUNT)};
+            for (int d = 0; d < t.rank; d++) t.shape[d] = (int64_t)draw64(8);
             bytes[i] = (size_t)tensor_count(&t) * tensor_dtype_bytes(t.dtype);
             t.data = data[i] = mem_alloc(bytes[i], 1);
-            for (size_t k = 0; k < bytes[i]; k++) data[i][k] = (unsigned char)draw(256);
+            for (size_t k = 0; k < bytes[i]; k++) data[i][k] = (unsigned char)draw64(256);
             items[i] = (SafetensorsItem){names[i], t};
         }
         const SafetensorsPair pairs[] = {{"format", "pt", 2}, {"n\xc3\xb6te", "line\n\"two\"", 10}};
-        const size_t pair_count = draw(3);
+        const size_t pair_count = draw64(3);
         OK(safetensors_save(path, items, n, pairs, pair_count, &err));
         Safetensors st;
         OK(safetensors_open(&st, path, &err));
@@ -701,10 +637,10 @@ static void put_zip(Buf *out, const Buf *code, const char *byteorder, const Made
     zip_source_keep(source);
     zip_t *z = zip_open_from_source(source, ZIP_TRUNCATE, &why);
     assert_non_null(z);
-    zip_put(z, "top/data.pkl", code->data, code->len, draw(2));
+    zip_put(z, "top/data.pkl", code->data, code->len, draw64(2));
     if (byteorder) zip_put(z, "top/byteorder", byteorder, strlen(byteorder), false);
     for (size_t i = 0; i < count; i++)
-        zip_put(z, path_of("top/data/%s", storages[i].key), storages[i].data, storages[i].bytes, draw(2));
+        zip_put(z, path_of("top/data/%s", storages[i].key), storages[i].data, storages[i].bytes, draw64(2));
     assert_int_equal(zip_close(z), 0);
     zip_stat_t st;
     assert_int_equal(zip_source_stat(source, &st), 0);
@@ -736,7 +672,7 @@ static void pickle_layouts(void **state) {
         f16[i] = tensor_f32_to_f16(f32[i]);
         f64[i] = (double)draw_float();
     }
-    const int64_t cut = (int64_t)draw(20000);
+    const int64_t cut = (int64_t)draw64(20000);
     const Made list[] = {
         {"whole", "FloatStorage", "7", N, 0, 2, {100, 300}, {300, 1}},
         {"part", "FloatStorage", "7", N, cut, 1, {9000}, {1}},
@@ -761,7 +697,7 @@ static void pickle_layouts(void **state) {
             put_legacy(&file, list, 9, storages, 5);
         } else {
             put_state(&code, list, 9, false);
-            put_zip(&file, &code, draw(2) ? "little" : NULL, storages, 5);
+            put_zip(&file, &code, draw64(2) ? "little" : NULL, storages, 5);
         }
         OK(open_made(&p, &file, &copy, &err));
         assert_int_equal(pickle_count(p), 9);
@@ -1016,7 +952,7 @@ static void pickle_damage(void **state) {
         size_t at = 0;
         while (at + sizeof values <= b.len && memcmp(b.data + at, values, sizeof values) != 0) at++;
         if (at + sizeof values > b.len) continue;
-        b.data[at + draw(sizeof values)] ^= 0x55;
+        b.data[at + draw64(sizeof values)] ^= 0x55;
         break;
     }
     unsigned char *copy;
@@ -1137,9 +1073,9 @@ static bool listed(const FlagList *list, const char *name) {
 static void weights_start(void **state) {
     (void)state;
     Model a = small_model(3), b = small_model(3);
-    const uint64_t seed = draw(1000000);
-    weights_init(&a.params, &a.config, seed);
-    weights_init(&b.params, &b.config, seed);
+    const uint64_t start = draw64(1000000);
+    weights_init(&a.params, &a.config, start);
+    weights_init(&b.params, &b.config, start);
     assert_same_values(&a, &b);
     for (int i = 0; i < 8; i++) {
         assert_true(a.params.word[3 * 8 + i] == 0); /* [PAD] */
@@ -1162,7 +1098,7 @@ static void weights_round_trip(void **state) {
     Err err;
     for (int labels = 0; labels < 3; labels++) {
         Model a = small_model(labels), b = small_model(labels);
-        weights_init(&a.params, &a.config, draw(1000));
+        weights_init(&a.params, &a.config, draw64(1000));
         a.params.rel_norm_b[1] = (real)draw_float();
         const char *dir = new_dir(), *path = path_of("%s/model.safetensors", dir);
         const char *again = path_of("%s/again.safetensors", dir);
@@ -1234,13 +1170,13 @@ static void weights_partial(void **state) {
     (void)state;
     Err err;
     Model a = small_model(3), b = small_model(3), fresh = small_model(3);
-    const uint64_t seed = draw(1000);
+    const uint64_t start = draw64(1000);
     weights_init(&a.params, &a.config, 99999);
-    weights_init(&fresh.params, &fresh.config, seed);
+    weights_init(&fresh.params, &fresh.config, start);
     const char *dir = new_dir(), *path = path_of("%s/model.safetensors", dir);
     save_some(path, &a, keep_encoder, true);
     WeightsReport report;
-    OK(weights_load(&b.params, &b.config, dir, seed, &report, &err));
+    OK(weights_load(&b.params, &b.config, dir, start, &report, &err));
     assert_int_equal(report.initialised.count, 4);
     assert_true(listed(&report.initialised, "pooler.dense.weight"));
     assert_true(listed(&report.initialised, "classifier.bias"));
@@ -1251,7 +1187,7 @@ static void weights_partial(void **state) {
     assert_memory_equal(b.params.head_w, fresh.params.head_w, 24 * sizeof(real));
     Model c = small_model(0); /* no labels: the classifier of a checkpoint is not ours */
     save_some(path, &a, NULL, false);
-    OK(weights_load(&c.params, &c.config, dir, seed, &report, &err));
+    OK(weights_load(&c.params, &c.config, dir, start, &report, &err));
     assert_int_equal(report.ignored.count, 2);
     assert_true(listed(&report.ignored, "classifier.weight"));
     weights_report_free(&report);
@@ -1279,7 +1215,7 @@ static void weights_shards(void **state) {
     (void)state;
     Err err;
     Model a = small_model(2), b = small_model(2);
-    weights_init(&a.params, &a.config, draw(1000));
+    weights_init(&a.params, &a.config, draw64(1000));
     const char *dir = new_dir();
     save_some(path_of("%s/m-1.safetensors", dir), &a, keep_even, false);
     save_some(path_of("%s/m-2.safetensors", dir), &a, keep_odd, false);
@@ -1373,7 +1309,7 @@ static void weights_memory(void **state) {
 static void golden_formats(const char *golden, const char *safetensors, size_t ignored, size_t initialised) {
     Err err;
     char from[512];
-    (void)snprintf(from, sizeof from, "%s", shared(golden));
+    (void)snprintf(from, sizeof from, "%s", need_shared(golden));
     const char *const FILES[][2] = {{safetensors, "model.safetensors"},
                                     {"pytorch_model.bin", "pytorch_model.bin"},
                                     {"pytorch_model_legacy.bin", "pytorch_model.bin"}};
@@ -1412,6 +1348,8 @@ static void weights_golden_pretrained(void **state) {
 }
 
 int main(void) {
+    seed_open();
+    if (!folder_open("/tmp")) return 1;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(config_defaults),        cmocka_unit_test(config_accepts),
         cmocka_unit_test(config_refusals),        cmocka_unit_test(config_round_trip),
@@ -1427,5 +1365,5 @@ int main(void) {
         cmocka_unit_test(weights_refusals),       cmocka_unit_test(weights_memory),
         cmocka_unit_test(weights_golden),         cmocka_unit_test(weights_golden_pretrained),
     };
-    return cmocka_run_group_tests(tests, setup, teardown);
+    return folder_close(cmocka_run_group_tests(tests, NULL, NULL));
 }

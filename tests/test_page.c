@@ -1,17 +1,6 @@
 /* tests/test_page.c - the curves, lists and provenance of an evaluation, and that its page says what its JSON says. */
 #include <cjson/cJSON.h>
 #include <ctype.h>
-#include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
-
-#include <cmocka.h>
 
 #include "core/buf.h"
 #include "core/file.h"
@@ -30,33 +19,8 @@
 #include "eval/predictions.h"
 #include "eval/provenance.h"
 #include "tests/tiny_blob.h"
+#include "tests/unit.h"
 #include "train/card.h"
-
-static char folder[] = "/tmp/router-page-XXXXXX";
-
-static void assert_near(double found, double expected, double tolerance) {
-    if (!(fabs(found - expected) <= tolerance)) fail_msg("found %.17g, expected %.17g", found, expected);
-}
-
-static const char *in_folder(const char *name) {
-    static char paths[8][200];
-    static int next;
-    char *path = paths[next++ % 8];
-    (void)snprintf(path, sizeof paths[0], "%s/%s", folder, name);
-    return path;
-}
-
-static const char *write_file(const char *name, const char *text) {
-    Err err = {0};
-    const char *path = in_folder(name);
-    assert_int_equal(file_save(path, text, strlen(text), &err), ERR_OK);
-    return path;
-}
-
-static void read_text(Buf *out, const char *path) {
-    Err err = {0};
-    if (file_read(out, path, 1 << 24, &err) != ERR_OK) fail_msg("%s", err.msg);
-}
 
 static cJSON *read_tree(const char *path) {
     cJSON *tree;
@@ -168,8 +132,7 @@ static void test_predictions(void **state) {
     Rows rows = {0};
     Err err = {0};
     const RowsRule rule = {.split = SPLIT_COUNT};
-    assert_int_equal(rows_read(&rows, write_file("hostile.jsonl", HOSTILE_ROWS), &rule, HOSTILE, 3, &err),
-                     ERR_OK);
+    assert_int_equal(rows_read(&rows, save("hostile.jsonl", HOSTILE_ROWS), &rule, HOSTILE, 3, &err), ERR_OK);
     RowText *texts;
     int *labels;
     assert_int_equal(rows_views(&texts, &labels, &rows, &err), ERR_OK);
@@ -178,7 +141,7 @@ static void test_predictions(void **state) {
     assert_int_equal(listing_predictions(&l, csv, &err), ERR_OK);
     assert_int_equal(listing_predictions(&l, jsonl, &err), ERR_OK);
     Buf bytes = {0};
-    read_text(&bytes, csv);
+    read_file(&bytes, csv);
     static const char BEGIN[] =
         "id,source,label,predicted,score,abstained,text,\"ma,th\",\"\"\"quoted\"\"\",three\r\n"
         "\"i,1\",\"s\n1\",\"ma,th\",\"ma,th\",0.7,false,\"a, \"\"b\"\"\",0.7,0.2,0.1\r\n";
@@ -217,7 +180,7 @@ static void test_predictions(void **state) {
     assert_int_equal(read.count, 3);
     for (size_t i = 0; i < 9; i++) assert_near(read.p[i], p[i], 1e-6);
     predictions_free(&read);
-    read_text(&bytes, jsonl);
+    read_file(&bytes, jsonl);
     assert_non_null(strstr(bytes.data, "\"abstained\": true"));
     cJSON *mistakes;
     assert_int_equal(listing_mistakes(&mistakes, &l, 10, &err), ERR_OK);
@@ -243,7 +206,7 @@ static void test_suspects(void **state) {
                             : "rare",
                    i == 3 ? ", \"id\": \"three\"" : "");
     static const char *const LABELS[] = {"a", "b", "rare"};
-    const char *path = write_file("suspects.jsonl", text.data), *out = in_folder("found.jsonl");
+    const char *path = save("suspects.jsonl", text.data), *out = in_folder("found.jsonl");
     const RowsRule rule = {.split = SPLIT_COUNT};
     Rows rows = {0};
     Err err = {0};
@@ -273,7 +236,7 @@ static void test_suspects(void **state) {
         "\"p_label\":0.4500,\"p_suggested\":0.5500,\"confident\":false,\"text\":\"t7\"}\n",
         path, path);
     buf_clear(&text);
-    read_text(&text, out);
+    read_file(&text, out);
     assert_string_equal(text.data, expected);
     buf_free(&text);
     mem_free(texts);
@@ -342,7 +305,7 @@ static void test_training(void **state) {
     buf_puts(&log,
              "not json\n{\"step\": 5, \"dev_loss\": 0.5, \"dev_accuracy\": 0.75, \"dev_rows\": "
              "9}\n{\"step\": 6, \"lo");
-    (void)write_file("metrics.jsonl", log.data);
+    (void)save("metrics.jsonl", log.data);
     assert_int_equal(provenance_training(&tree, folder, &err), ERR_OK);
     const cJSON *train = cJSON_GetObjectItem(tree, "train"), *dev = cJSON_GetObjectItem(tree, "dev");
     assert_int_equal(cJSON_GetArraySize(train), PROVENANCE_POINTS);
@@ -361,11 +324,11 @@ static void expect_card(const char *before, const char *after) {
     const CardResult results[] = {{"a|b\nc", 7, 0.5, 0.25, 0.75, 0.4, 0.1}};
     Err err = {0};
     Buf text = {0};
-    (void)write_file("README.md", before);
+    (void)save("README.md", before);
     for (int again = 0; again < 2; again++) { /* and what was put there is found again */
         if (card_set_results(folder, results, 1, &err) != ERR_OK) fail_msg("%s", err.msg);
         buf_clear(&text);
-        read_text(&text, in_folder("README.md"));
+        read_file(&text, in_folder("README.md"));
         assert_string_equal(text.data, after);
     }
     buf_free(&text);
@@ -391,38 +354,26 @@ static void test_card(void **state) {
         "\n## Use\n\nnew\n");
     expect_card("---\na: b\n---\n# Router\n", "---\na: b\n" CARD_INDEX "---\n# Router\n\n" CARD_SECTION);
     expect_card("---\n---\n", "---\n" CARD_INDEX "---\n\n" CARD_SECTION);
-    (void)write_file("README.md", "# no front matter\n---\n");
+    (void)save("README.md", "# no front matter\n---\n");
     assert_int_equal(card_set_results(folder, NULL, 0, &err), ERR_FORMAT);
     assert_non_null(strstr(err.msg, "README.md: expected a model card that begins with front matter"));
-    (void)write_file("README.md", "---\nnever closed");
+    (void)save("README.md", "---\nnever closed");
     assert_int_equal(card_set_results(folder, NULL, 0, &err), ERR_FORMAT);
-    (void)write_file("README.md", "");
+    (void)save("README.md", "");
     assert_int_equal(card_set_results(folder, NULL, 0, &err), ERR_FORMAT);
 }
 
 /* ---- the command and its page ---- */
 
 static ErrCode eval(Buf *shown, Err *err, ...) {
-    char *argv[32];
+    const char *argv[32];
     int argc = 0;
     va_list more;
     va_start(more, err);
-    for (char *next = va_arg(more, char *); next; next = va_arg(more, char *)) argv[argc++] = next;
+    for (const char *next = va_arg(more, char *); next; next = va_arg(more, char *)) argv[argc++] = next;
     va_end(more);
-    void *options = calloc(1, eval_cmd.options_bytes); /* (not what may be made to fail) */
-    FlagList arguments = {0};
-    bool help;
-    char *bytes = NULL;
-    size_t n = 0;
-    FILE *out = open_memstream(&bytes, &n);
-    ErrCode rc = flags_parse(&eval_cmd, options, &arguments, &help, argc, argv, err);
-    if (rc == ERR_OK) rc = eval_cmd.run(options, &arguments, out, err);
-    (void)fclose(out);
-    if (shown) buf_put(shown, bytes, n);
-    free(bytes);
-    flags_free(&eval_cmd, options, &arguments);
-    free(options);
-    return rc;
+    argv[argc] = NULL;
+    return run_command(&eval_cmd, shown, err, argv);
 }
 
 static void write_rows(const char *name, size_t rows, bool with_train) {
@@ -435,7 +386,7 @@ static void write_rows(const char *name, size_t rows, bool with_train) {
                    "\"%s\"%s}\n",
                    (int)('a' + i % 3), (int)('a' + i % 5), i, LABELS[i % 7 % 3], i % 2,
                    i % 4 ? "law & order" : "algebra", with_train && i == 3 ? ", \"split\": \"train\"" : "");
-    (void)write_file(name, text.data);
+    (void)save(name, text.data);
     buf_free(&text);
 }
 
@@ -601,21 +552,21 @@ static void test_page(void **state) {
     Buf html = {0}, table = {0};
     write_rows("set.jsonl", 60, false);
     write_rows("other.jsonl", 24, false);
-    (void)write_file("map.json",
-                     "{\"law & order\": \"other\", \"algebra\": \"math\", \"_context\": [{\"what\": \"a "
-                     "<paper>\", \"accuracy\": 0.8125, "
-                     "\"n\": 480, \"source\": \"where & when\"}]}");
+    (void)save("map.json",
+               "{\"law & order\": \"other\", \"algebra\": \"math\", \"_context\": [{\"what\": \"a "
+               "<paper>\", \"accuracy\": 0.8125, "
+               "\"n\": 480, \"source\": \"where & when\"}]}");
     char model[200], data[200], other[200], map[200], page[200], json[200], more[200], found[200],
         system[200];
     (void)snprintf(system, sizeof system, "%s",
-                   write_file("system.json",
-                              "{\"set\": \"rows\", \"n\": 4321, \"experts_file\": \"e.json\", \"systems\": "
-                              "[{\"system\": \"single\", "
-                              "\"expert\": \"<big>\", \"accuracy\": {\"value\": 0.8, \"low\": 0.7, \"high\": "
-                              "0.9}, \"cost\": 3.25}, "
-                              "{\"system\": \"routed\", \"map\": \"coe\", \"accuracy\": {\"value\": 0.85, "
-                              "\"low\": 0.75, \"high\": "
-                              "0.95}, \"cost\": 1.5}]}"));
+                   save("system.json",
+                        "{\"set\": \"rows\", \"n\": 4321, \"experts_file\": \"e.json\", \"systems\": "
+                        "[{\"system\": \"single\", "
+                        "\"expert\": \"<big>\", \"accuracy\": {\"value\": 0.8, \"low\": 0.7, \"high\": "
+                        "0.9}, \"cost\": 3.25}, "
+                        "{\"system\": \"routed\", \"map\": \"coe\", \"accuracy\": {\"value\": 0.85, "
+                        "\"low\": 0.75, \"high\": "
+                        "0.95}, \"cost\": 1.5}]}"));
     (void)snprintf(model, sizeof model, "%s", in_folder("tiny.safetensors"));
     (void)snprintf(data, sizeof data, "%s", in_folder("set.jsonl"));
     (void)snprintf(other, sizeof other, "%s", in_folder("other.jsonl"));
@@ -631,7 +582,7 @@ static void test_page(void **state) {
              "length", "--slice", "source", "--slice", "script", "--robust", "--robust-rows", "30",
              "--report", page, "--also", more, "--system", system, "--suspects", found, NULL) != ERR_OK)
         fail_msg("%s", err.msg);
-    read_text(&html, page);
+    read_file(&html, page);
     cJSON *tree = read_tree(json);
     assert_true(check_numbers(html.data, tree) > 300);
     assert_null(strstr(html.data, "<b>"));
@@ -666,7 +617,7 @@ static void expect_eval(ErrCode code, const char *message, const char *data, con
     char model[200], path[200], expected[600];
     Err err = {0};
     (void)snprintf(model, sizeof model, "%s", in_folder("tiny.safetensors"));
-    (void)snprintf(path, sizeof path, "%s", in_folder(data));
+    (void)snprintf(path, sizeof path, "%s", in_folder("%s", data));
     (void)snprintf(expected, sizeof expected, "%s", message);
     assert_int_equal(eval(NULL, &err, model, "--data", path, "--no-baselines", flag, value, NULL), code);
     if (!strstr(err.msg, expected)) fail_msg("found: %s", err.msg);
@@ -678,7 +629,7 @@ static void test_command_errors(void **state) {
     write_rows("train.jsonl", 6, true);
     char found[200], bad[200], model[200], train[200];
     (void)snprintf(found, sizeof found, "%s", in_folder("doubted2.jsonl"));
-    (void)snprintf(bad, sizeof bad, "%s", write_file("bad.json", "{\"set\": 3}"));
+    (void)snprintf(bad, sizeof bad, "%s", save("bad.json", "{\"set\": 3}"));
     expect_eval(ERR_ARGUMENT,
                 "--suspects: 1 of 6 rows are of the training split, whose labels the router has learnt, "
                 "right or wrong: name "
@@ -687,10 +638,10 @@ static void test_command_errors(void **state) {
     assert_false(file_exists(found));
     expect_eval(ERR_ARGUMENT, "--also and --system show in the page: give --report FILE.html", "set.jsonl",
                 "--also", bad);
-    expect_eval(ERR_FORMAT, "subject: found an object",
-                write_file("object.jsonl", "{\"text\": \"a\", \"label\": \"math\", \"subject\": {}}") +
-                    strlen(folder) + 1,
-                "--slice", "subject");
+    expect_eval(
+        ERR_FORMAT, "subject: found an object",
+        save("object.jsonl", "{\"text\": \"a\", \"label\": \"math\", \"subject\": {}}") + strlen(folder) + 1,
+        "--slice", "subject");
     (void)snprintf(model, sizeof model, "%s", in_folder("tiny.safetensors"));
     (void)snprintf(train, sizeof train, "%s", in_folder("train.jsonl"));
     Err err = {0};
@@ -783,17 +734,11 @@ static void test_memory(void **state) {
     assert_true(failures > 40);
 }
 
-static int clean(void **state) {
-    (void)state;
-    Err err = {0};
-    return file_remove_dir(folder, &err) == ERR_OK ? 0 : -1;
-}
-
 static int prepare(void **state) {
     (void)state;
     Buf bytes = {0};
     const BlobConfig config = tiny_config();
-    if (!mkdtemp(folder) || tiny_blob(&bytes, &config, 3, NULL) != ERR_OK) return -1;
+    if (tiny_blob(&bytes, &config, 3, NULL) != ERR_OK) return -1;
     const ErrCode rc = file_save(in_folder("tiny.safetensors"), bytes.data, bytes.len, NULL);
     buf_free(&bytes);
     return rc == ERR_OK ? 0 : -1;
@@ -801,6 +746,7 @@ static int prepare(void **state) {
 
 int main(void) {
     progress_quiet(true);
+    if (!folder_open("/tmp")) return 1;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_curves),         cmocka_unit_test(test_curves_random),
         cmocka_unit_test(test_predictions),    cmocka_unit_test(test_suspects),
@@ -809,5 +755,5 @@ int main(void) {
         cmocka_unit_test(test_command_errors), cmocka_unit_test(test_odd_reports),
         cmocka_unit_test(test_memory),
     };
-    return cmocka_run_group_tests_name("page", tests, prepare, clean);
+    return folder_close(cmocka_run_group_tests_name("page", tests, prepare, NULL));
 }

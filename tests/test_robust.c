@@ -1,16 +1,5 @@
 /* tests/test_robust.c - what is done to prompts, and how answers before and after are counted. */
 #include <cjson/cJSON.h>
-#include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
-
-#include <cmocka.h>
 
 #include "core/buf.h"
 #include "core/file.h"
@@ -24,14 +13,10 @@
 #include "eval/predict.h"
 #include "eval/robust.h"
 #include "tests/tiny_blob.h"
+#include "tests/unit.h"
 
-static char folder[] = "/tmp/router-robust-XXXXXX";
 static const char *const LABELS[] = {"math", "coding", "other"};
 enum { K = 3 };
-
-static void assert_near(double found, double expected, double tolerance) {
-    if (!(fabs(found - expected) <= tolerance)) fail_msg("found %.17g, expected %.17g", found, expected);
-}
 
 /* ---- texts ---- */
 
@@ -173,7 +158,7 @@ static const char *blob_path(void) {
     return path;
 }
 
-static void run(Robust *out, int threads, size_t rows, uint64_t seed) {
+static void run(Robust *out, int threads, size_t rows, uint64_t start) {
     enum { N = 40 };
     char texts_bytes[N][40];
     RowText texts[N];
@@ -189,7 +174,7 @@ static void run(Robust *out, int threads, size_t rows, uint64_t seed) {
         labels[i] = (int)(i % K);
     }
     assert_int_equal(threads_open(&pool, threads, &err), ERR_OK);
-    RobustRule rule = {.rows = rows, .seed = seed, .path = blob_path(), .threads = pool};
+    RobustRule rule = {.rows = rows, .seed = start, .path = blob_path(), .threads = pool};
     assert_int_equal(predict_open(&rule.predictor, rule.path, &rule.rule, pool, &err), ERR_OK);
     assert_int_equal(predict_all(rule.predictor, p, seen, texts, N, "test", &err), ERR_OK);
     if (robust_run(out, &rule, texts, labels, p, seen, N, &err) != ERR_OK) fail_msg("%s", err.msg);
@@ -302,17 +287,11 @@ static void test_memory(void **state) {
     predict_close(rule.predictor);
 }
 
-static int clean(void **state) {
-    (void)state;
-    Err err = {0};
-    return file_remove_dir(folder, &err) == ERR_OK ? 0 : -1;
-}
-
 static int prepare(void **state) {
     (void)state;
     Buf bytes = {0};
     const BlobConfig config = tiny_config();
-    if (!mkdtemp(folder) || tiny_blob(&bytes, &config, 3, NULL) != ERR_OK) return -1;
+    if (tiny_blob(&bytes, &config, 3, NULL) != ERR_OK) return -1;
     const ErrCode rc = file_save(blob_path(), bytes.data, bytes.len, NULL);
     buf_free(&bytes);
     return rc == ERR_OK ? 0 : -1;
@@ -320,10 +299,11 @@ static int prepare(void **state) {
 
 int main(void) {
     progress_quiet(true);
+    if (!folder_open("/tmp")) return 1;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_texts),    cmocka_unit_test(test_cases), cmocka_unit_test(test_counts),
         cmocka_unit_test(test_coverage), cmocka_unit_test(test_run),   cmocka_unit_test(test_truncate),
         cmocka_unit_test(test_memory),
     };
-    return cmocka_run_group_tests_name("robust", tests, prepare, clean);
+    return folder_close(cmocka_run_group_tests_name("robust", tests, prepare, NULL));
 }

@@ -1,15 +1,5 @@
 /* tests/test_slices.c - accuracy by groups of rows, the members and choices that rows bring along, and figures of others. */
 #include <cjson/cJSON.h>
-#include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include <cmocka.h>
 
 #include "core/buf.h"
 #include "core/file.h"
@@ -18,21 +8,9 @@
 #include "eval/report.h"
 #include "eval/rows.h"
 #include "eval/slices.h"
+#include "tests/unit.h"
 
-static char folder[] = "/tmp/router-slices-XXXXXX";
 static const char *const LABELS[] = {"math", "health", "other"};
-
-static void assert_near(double found, double expected, double tolerance) {
-    if (!(fabs(found - expected) <= tolerance)) fail_msg("found %.17g, expected %.17g", found, expected);
-}
-
-static const char *write_file(const char *name, const char *text) {
-    static char path[200];
-    Err err = {0};
-    (void)snprintf(path, sizeof path, "%s/%s", folder, name);
-    assert_int_equal(file_save(path, text, strlen(text), &err), ERR_OK);
-    return path;
-}
 
 /* ---- slices ---- */
 
@@ -156,13 +134,13 @@ static void test_bins(void **state) {
 static void test_members_and_choices(void **state) {
     (void)state;
     const char *path =
-        write_file("rows.jsonl",
-                   "{\"text\": \"q\", \"label\": \"math\", \"subject\": \"algebra\", \"level\": 3, "
-                   "\"choices\": [\"x\", 4, \"z\"]}\n"
-                   "{\"text\": \"r\", \"label\": \"other\", \"subject\": \"law\", \"level\": true, "
-                   "\"split\": \"train\"}\n"
-                   "{\"text\": \"s\", \"label\": \"health\", \"subject\": null, \"choices\": null}\n"
-                   "{\"text\": \"t\", \"label\": \"health\", \"subject\": \"algebra\", \"choices\": []}\n");
+        save("rows.jsonl",
+             "{\"text\": \"q\", \"label\": \"math\", \"subject\": \"algebra\", \"level\": 3, "
+             "\"choices\": [\"x\", 4, \"z\"]}\n"
+             "{\"text\": \"r\", \"label\": \"other\", \"subject\": \"law\", \"level\": true, "
+             "\"split\": \"train\"}\n"
+             "{\"text\": \"s\", \"label\": \"health\", \"subject\": null, \"choices\": null}\n"
+             "{\"text\": \"t\", \"label\": \"health\", \"subject\": \"algebra\", \"choices\": []}\n");
     char *keys[] = {(char[]){"subject"}, (char[]){"level"}};
     const RowsRule rule = {.split = SPLIT_COUNT, .members = {keys, 2}, .with_choices = true};
     Rows rows = {0};
@@ -195,7 +173,7 @@ static void test_members_and_choices(void **state) {
 }
 
 static void expect_bad(const char *line, const char *problem) {
-    const char *path = write_file("bad.jsonl", line);
+    const char *path = save("bad.jsonl", line);
     char *keys[] = {(char[]){"subject"}}, expected[400];
     const RowsRule rule = {.split = SPLIT_COUNT, .members = {keys, 1}, .with_choices = true};
     Rows rows = {0};
@@ -225,7 +203,7 @@ static void test_many_values(void **state) {
     Buf text = {0};
     for (int i = 0; i < N; i++)
         buf_printf(&text, "{\"text\": \"q\", \"label\": \"math\", \"subject\": \"s%d\"}\n", i);
-    const char *path = write_file("many.jsonl", text.data);
+    const char *path = save("many.jsonl", text.data);
     char *keys[] = {(char[]){"subject"}};
     const RowsRule rule = {.split = SPLIT_COUNT, .members = {keys, 1}};
     Rows rows = {0};
@@ -293,9 +271,9 @@ static void test_bad_context(void **state) {
 static void test_memory(void **state) {
     (void)state;
     const char *path =
-        write_file("memory.jsonl",
-                   "{\"text\": \"q\", \"label\": \"math\", \"subject\": \"a\", \"choices\": [\"x\"]}\n"
-                   "{\"text\": \"q\", \"label\": \"math\", \"subject\": \"b\"}\n");
+        save("memory.jsonl",
+             "{\"text\": \"q\", \"label\": \"math\", \"subject\": \"a\", \"choices\": [\"x\"]}\n"
+             "{\"text\": \"q\", \"label\": \"math\", \"subject\": \"b\"}\n");
     char *keys[] = {(char[]){"subject"}};
     const RowsRule rule = {.split = SPLIT_COUNT, .members = {keys, 1}, .with_choices = true};
     const SlicesRows sliced = {P, BASELINE, Y, 8, 3};
@@ -319,18 +297,8 @@ static void test_memory(void **state) {
     assert_true(failures > 8);
 }
 
-static int clean(void **state) {
-    (void)state;
-    Err err = {0};
-    return file_remove_dir(folder, &err) == ERR_OK ? 0 : -1;
-}
-
-static int prepare(void **state) {
-    (void)state;
-    return mkdtemp(folder) ? 0 : -1;
-}
-
 int main(void) {
+    if (!folder_open("/tmp")) return 1;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_by_hand),     cmocka_unit_test(test_worst),
         cmocka_unit_test(test_bins),        cmocka_unit_test(test_members_and_choices),
@@ -338,5 +306,5 @@ int main(void) {
         cmocka_unit_test(test_map),         cmocka_unit_test(test_bad_context),
         cmocka_unit_test(test_memory),
     };
-    return cmocka_run_group_tests_name("slices", tests, prepare, clean);
+    return folder_close(cmocka_run_group_tests_name("slices", tests, NULL, NULL));
 }

@@ -1,19 +1,9 @@
 /* tests/test_synth.c - synthetic prompts: plan, answers, journal, near-duplicates, and whole runs against a server that speaks
  * the protocol of chat completions and does everything wrong. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-/* cmocka needs those three first */
-#include <cmocka.h>
 #include <fcntl.h>
 #include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
-#include <time.h>
-#include <unistd.h>
 
 #include "core/file.h"
 #include "core/json.h"
@@ -28,32 +18,9 @@
 #include "data/synth_plan.h"
 #include "data/synth_rows.h"
 #include "tests/http_server.h"
+#include "tests/unit.h"
 
 #define KEY "sk-test-0123456789abcdef"
-
-static char folder[] = "/tmp/test_synth.XXXXXX";
-
-static const char *at(const char *fmt, ...) {
-    static char paths[32][512];
-    static size_t next;
-    char *out = paths[next++ % 32];
-    const int n = snprintf(out, sizeof paths[0], "%s/", folder);
-    va_list ap;
-    va_start(ap, fmt);
-    (void)vsnprintf(out + n, sizeof paths[0] - (size_t)n, fmt, ap);
-    va_end(ap);
-    return out;
-}
-
-static void ok(ErrCode rc, const Err *err) {
-    if (rc != ERR_OK) fail_msg("%s", err->msg);
-}
-
-static void read_file(Buf *out, const char *path) {
-    Err err = {0};
-    ok(file_read(out, path, (size_t)64 << 20, &err), &err);
-    if (!out->data) buf_puts(out, "");
-}
 
 /* ---- the server: a language model of sixty words ---- */
 
@@ -718,9 +685,9 @@ static void test_journal(void **state) {
     (void)state;
     Err err = {0};
     Buf whole = {0};
-    add_entries(at("j"), 0, 3);
-    add_entries(at("j"), 3, 5);
-    read_file(&whole, at("j"));
+    add_entries(in_folder("j"), 0, 3);
+    add_entries(in_folder("j"), 3, 5);
+    read_file(&whole, in_folder("j"));
     size_t ends[6] = {0};
     for (size_t i = 0, k = 1; i < whole.len; i++)
         if (whole.data[i] == '\n') ends[k++] = i + 1;
@@ -730,32 +697,32 @@ static void test_journal(void **state) {
                n != ends[edge] + 1)
             edge++;
         if (edge == 6 && n % 13) continue;
-        ok(file_save(at("torn"), whole.data, n, &err), &err);
+        ok(file_save(in_folder("torn"), whole.data, n, &err), &err);
         int good = 0;
         while (good < 5 && ends[good + 1] <= n) good++;
-        add_entries(at("torn"), good, good + 1);
-        add_entries(at("torn"), good + 1, good + 1);
+        add_entries(in_folder("torn"), good, good + 1);
+        add_entries(in_folder("torn"), good + 1, good + 1);
     }
     for (size_t i = 0; i + 1 < ends[4]; i += 3) { /* a damaged line with others behind it */
         whole.data[i] ^= 1;
-        ok(file_save(at("bad"), whole.data, whole.len, &err), &err);
+        ok(file_save(in_folder("bad"), whole.data, whole.len, &err), &err);
         whole.data[i] ^= 1;
         Journal *j;
         uint64_t entries;
         int next = 0;
-        assert_int_equal(journal_open(&j, at("bad"), count_entry, &next, &entries, &err), ERR_FORMAT);
+        assert_int_equal(journal_open(&j, in_folder("bad"), count_entry, &next, &entries, &err), ERR_FORMAT);
         assert_non_null(strstr(err.msg, "damaged"));
     }
     Journal *j;
     uint64_t entries;
     int next = 0;
-    ok(journal_open(&j, at("j"), count_entry, &next, &entries, &err), &err);
+    ok(journal_open(&j, in_folder("j"), count_entry, &next, &entries, &err), &err);
     const pid_t child = fork();
     assert_true(child >= 0);
     if (child == 0) {
         Journal *second;
         next = 0;
-        const ErrCode rc = journal_open(&second, at("j"), count_entry, &next, &entries, &err);
+        const ErrCode rc = journal_open(&second, in_folder("j"), count_entry, &next, &entries, &err);
         _exit(rc == ERR_IO && strstr(err.msg, "another process") ? 0 : 1);
     }
     int status = -1;
@@ -818,7 +785,7 @@ static void test_run(void **state) {
                       .chunked = variant == 4});
         buf_clear(&plan);
         put_plan(&plan, "23", variant == 2 || variant == 3 ? ",\"stream\":true" : "", "");
-        const char *out = at("run%d.jsonl%s", variant, variant == 4 ? ".zst" : "");
+        const char *out = in_folder("run%d.jsonl%s", variant, variant == 4 ? ".zst" : "");
         SynthReport r = must_run(plan.data, out);
         assert_true(r.complete && !r.stopped && r.rows == 46 && r.wanted == 46);
         assert_int_equal(r.requests, http_server_requests(server));
@@ -830,7 +797,7 @@ static void test_run(void **state) {
             assert_true(r.spent.out == 200 * (int64_t)r.answers); /* the most it could have been */
         assert_int_equal(texts_of(variant ? &other : &plain, out), 46);
         assert_no_key(out);
-        assert_no_key(at("run%d.jsonl%s.journal", variant, variant == 4 ? ".zst" : ""));
+        assert_no_key(in_folder("run%d.jsonl%s.journal", variant, variant == 4 ? ".zst" : ""));
         if (variant == 1 || variant == 4)
             assert_string_equal(plain.data, other.data); /* one body, one list */
         synth_report_free(&r);
@@ -853,15 +820,15 @@ static void test_faults(void **state) {
         begin((Model){.stream = stream});
         buf_clear(&plan);
         put_plan(&plan, "60", stream ? ",\"stream\":true" : "", "");
-        SynthReport r = must_run(plan.data, at("good%d.jsonl", stream));
+        SynthReport r = must_run(plan.data, in_folder("good%d.jsonl", stream));
         synth_report_free(&r);
         end();
         begin((Model){.faults = true, .stream = stream});
         buf_clear(&plan);
         put_plan(&plan, "60", stream ? ",\"stream\":true" : "", "");
-        r = must_run(plan.data, at("bad%d.jsonl", stream));
-        assert_int_equal(texts_of(&good, at("good%d.jsonl", stream)), 120);
-        assert_int_equal(texts_of(&bad, at("bad%d.jsonl", stream)), 120);
+        r = must_run(plan.data, in_folder("bad%d.jsonl", stream));
+        assert_int_equal(texts_of(&good, in_folder("good%d.jsonl", stream)), 120);
+        assert_int_equal(texts_of(&bad, in_folder("bad%d.jsonl", stream)), 120);
         /* A stream that is cut gives what of it was whole, so that other rows follow; else all are the same. */
         if (!stream) assert_string_equal(good.data, bad.data);
         assert_true(r.retries >= 15 && r.throttled > 0 && r.lost.in > 0 && r.gone == 0 && r.complete);
@@ -879,7 +846,7 @@ static void test_storm(void **state) {
     Buf plan = {0};
     begin((Model){.storm = 25, .delay_s = 0.002});
     put_plan(&plan, "20", "", ",\"seed\":5");
-    SynthReport r = must_run(plan.data, at("storm.jsonl"));
+    SynthReport r = must_run(plan.data, in_folder("storm.jsonl"));
     assert_true(r.complete && r.throttled == 25 && r.rows == 40 && r.gone == 0);
     assert_in_range(http_server_most_at_once(server), 1, 6);
     synth_report_free(&r);
@@ -922,14 +889,14 @@ static void test_refusals(void **state) {
         Buf plan = {0};
         begin(CASES[i].model);
         put_plan(&plan, "100", "", "");
-        const Setup setup = {.out = at("refused%zu.jsonl", i)};
+        const Setup setup = {.out = in_folder("refused%zu.jsonl", i)};
         assert_int_not_equal(run_plan(&r, plan.data, &setup, &err), ERR_OK);
         if (!strstr(err.msg, CASES[i].message)) fail_msg("found '%s'", err.msg);
         assert_null(strstr(err.msg, KEY));
         assert_in_range(http_server_requests(server), 1, CASES[i].most);
         assert_int_equal(model.wrong_keys, 0);
         assert_false(file_exists(setup.out));
-        assert_no_key(at("refused%zu.jsonl.journal", i));
+        assert_no_key(in_folder("refused%zu.jsonl.journal", i));
         synth_report_free(&r);
         model.redirect = NULL;
         model.refuse = 0;
@@ -952,7 +919,7 @@ static void test_retry_after(void **state) {
     begin((Model){.storm = 1, .retry_after = "1"});
     put_plan(&plan, "2", "", ",\"seed\":9,\"budget\":{\"requests\":9}");
     *strchr(strstr(plan.data, "\"concurrency\":6"), '6') = '1';
-    r = must_run(plan.data, at("after.jsonl"));
+    r = must_run(plan.data, in_folder("after.jsonl"));
     assert_int_equal(r.throttled, 1);
     assert_true(r.complete);
     assert_true(model.resumed_at - model.throttled_at >
@@ -962,7 +929,7 @@ static void test_retry_after(void **state) {
     begin((Model){.storm = 1, .retry_after = "5000"});
     buf_clear(&plan);
     put_plan(&plan, "2", "", "");
-    const Setup setup = {.out = at("later.jsonl")};
+    const Setup setup = {.out = in_folder("later.jsonl")};
     assert_int_equal(run_plan(&r, plan.data, &setup, &err), ERR_IO);
     assert_non_null(
         strstr(err.msg, "it asks to wait for 5000 s, the plan allows 600; the same command goes on later"));
@@ -989,7 +956,7 @@ static void test_limits(void **state) {
         begin(CASES[i].model);
         buf_printf(&more, ",\"budget\":{%s}", CASES[i].budget);
         put_plan(&plan, "3000", ",\"price_in\":2,\"price_out\":10", more.data);
-        const char *out = at("limit%zu.jsonl", i);
+        const char *out = in_folder("limit%zu.jsonl", i);
         SynthReport r = must_run(plan.data, out);
         if (CASES[i].stopped)
             assert_string_equal(r.stopped, CASES[i].stopped);
@@ -1023,7 +990,7 @@ static void test_limits(void **state) {
     Buf plan = {0};
     begin((Model){0});
     put_plan(&plan, "5", "", ",\"budget\":{\"cost\":1}");
-    const Setup setup = {.out = at("unpriced.jsonl")};
+    const Setup setup = {.out = in_folder("unpriced.jsonl")};
     assert_int_equal(run_plan(&r, plan.data, &setup, &err), ERR_ARGUMENT);
     assert_non_null(strstr(err.msg, "needs the prices"));
     synth_report_free(&r);
@@ -1037,7 +1004,7 @@ static void test_filters(void **state) {
     Buf plan = {0}, first = {0}, second = {0};
     begin((Model){.same = true});
     put_plan(&plan, "40", "", ""); /* five texts in each domain, again and again */
-    SynthReport r = must_run(plan.data, at("same.jsonl"));
+    SynthReport r = must_run(plan.data, in_folder("same.jsonl"));
     assert_true(r.complete && r.rows == 10 && r.tallies[0].exhausted && r.tallies[1].exhausted);
     assert_true(r.tallies[0].dropped[SYNTH_DROP_REPEAT] >= 5 * (SYNTH_LEDGER_STALE - 1));
     synth_report_free(&r);
@@ -1045,12 +1012,12 @@ static void test_filters(void **state) {
     begin((Model){0});
     buf_clear(&plan);
     put_plan(&plan, "20", "", "");
-    r = must_run(plan.data, at("first.jsonl"));
+    r = must_run(plan.data, in_folder("first.jsonl"));
     synth_report_free(&r);
-    assert_int_equal(texts_of(&first, at("first.jsonl")), 40);
-    char *against[] = {(char *)(uintptr_t)at("first.jsonl")},
-         *examples[] = {(char *)(uintptr_t)at("first.jsonl")};
-    Setup setup = {.out = at("second.jsonl"), .against = {against, 1}};
+    assert_int_equal(texts_of(&first, in_folder("first.jsonl")), 40);
+    char *against[] = {(char *)(uintptr_t)in_folder("first.jsonl")},
+         *examples[] = {(char *)(uintptr_t)in_folder("first.jsonl")};
+    Setup setup = {.out = in_folder("second.jsonl"), .against = {against, 1}};
     ok(run_plan(&r, plan.data, &setup, &err),
        &err); /* the same answers, but all of those rows are in a benchmark now */
     assert_int_equal(texts_of(&second, setup.out), 40);
@@ -1059,7 +1026,7 @@ static void test_filters(void **state) {
          line = strtok(NULL, "\n")) /* NOLINT(concurrency-mt-unsafe) */
         assert_null(strstr(first.data, strchr(line, ' ')));
     synth_report_free(&r);
-    setup = (Setup){.out = at("third.jsonl"), .examples = {examples, 1}};
+    setup = (Setup){.out = in_folder("third.jsonl"), .examples = {examples, 1}};
     ok(run_plan(&r, plan.data, &setup, &err), &err); /* examples change what is asked */
     assert_int_equal(r.rows, 40);
     synth_report_free(&r);
@@ -1069,7 +1036,7 @@ static void test_filters(void **state) {
     synth_report_free(&r);
     buf_clear(&plan);
     put_plan(&plan, "21", "", "");
-    assert_int_equal(run_plan(&r, plan.data, &(Setup){.out = at("first.jsonl")}, &err), ERR_ARGUMENT);
+    assert_int_equal(run_plan(&r, plan.data, &(Setup){.out = in_folder("first.jsonl")}, &err), ERR_ARGUMENT);
     assert_non_null(strstr(err.msg, "this journal is of another plan; give another --out, or --overwrite"));
     synth_report_free(&r);
     end();
@@ -1083,12 +1050,12 @@ static void test_judge(void **state) {
     Buf plan = {0}, texts = {0};
     begin((Model){.misjudged = 3});
     put_plan(&plan, "25", "", ",\"judge\":{\"votes\":3,\"agree\":2,\"max_tokens\":100}");
-    SynthReport r = must_run(plan.data, at("judged.jsonl"));
+    SynthReport r = must_run(plan.data, in_folder("judged.jsonl"));
     assert_true(r.complete && r.rows == 50);
     const uint64_t judged = r.tallies[0].dropped[SYNTH_DROP_JUDGED] + r.tallies[1].dropped[SYNTH_DROP_JUDGED];
     assert_in_range(judged, 10, 60); /* a third of some 75 to 90 rows */
     assert_true(model.judged >= 3 * 15);
-    assert_int_equal(texts_of(&texts, at("judged.jsonl")), 50);
+    assert_int_equal(texts_of(&texts, in_folder("judged.jsonl")), 50);
     for (const char *line = texts.data; line && *line;
          line = strchr(line, '\n') ? strchr(line, '\n') + 1 : NULL) {
         unsigned long long hash;
@@ -1116,7 +1083,7 @@ static void test_topics(void **state) {
                    "v1\",\"model\":\"words-60\"},\"rows\":10,\"domains\":[{\"name\":\"a\","
                    "\"topics\":{\"ask\":2,\"subtopics\":2}},{\"name\":\"b\",\"rows\":0}]}",
                    http_server_url(server));
-        const Setup setup = {.out = at("topics%d.jsonl", bad)};
+        const Setup setup = {.out = in_folder("topics%d.jsonl", bad)};
         const ErrCode rc = run_plan(&r, plan.data, &setup, &err);
         if (bad == 3) {
             assert_int_equal(rc, ERR_FORMAT);
@@ -1144,8 +1111,8 @@ static void test_no_memory(void **state) {
     for (size_t n = 1; n < 1000000 && !done; n += 1 + n / 12) {
         Err err = {0};
         SynthReport r;
-        const Setup setup = {.out = at("memory.jsonl")};
-        (void)unlink(at("memory.jsonl.journal"));
+        const Setup setup = {.out = in_folder("memory.jsonl")};
+        (void)unlink(in_folder("memory.jsonl.journal"));
         mem_fail_at(n);
         const ErrCode rc = run_plan(&r, plan.data, &setup, &err);
         mem_fail_at(0);
@@ -1172,8 +1139,8 @@ static pid_t start(const char *plan, const char *out, const char *more) {
     const pid_t pid = fork();
     if (pid < 0) fail_msg("fork failed");
     if (pid != 0) return pid;
-    const int log = open(at("stderr"), O_WRONLY | O_CREAT | O_TRUNC, 0600),
-              result = open(at("stdout"), O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    const int log = open(in_folder("stderr"), O_WRONLY | O_CREAT | O_TRUNC, 0600),
+              result = open(in_folder("stdout"), O_WRONLY | O_CREAT | O_TRUNC, 0600);
     if (log < 0 || result < 0 || dup2(log, 2) < 0 || dup2(result, 1) < 0) _exit(99);
     (void)execv(ROUTER_PROGRAM, (char *const *)(uintptr_t)args);
     _exit(98);
@@ -1229,12 +1196,12 @@ static void test_kill(void **state) {
     Buf plan = {0}, whole = {0}, broken = {0};
     begin((Model){.delay_s = 0.01});
     put_plan(&plan, "400", "", ",\"judge\":{\"votes\":1}");
-    ok(file_save(at("kill.json"), plan.data, plan.len, NULL), NULL);
-    assert_int_equal(finish(start(at("kill.json"), at("whole.jsonl"), "--json")), 0);
-    assert_int_equal(texts_of(&whole, at("whole.jsonl")), 800);
+    ok(file_save(in_folder("kill.json"), plan.data, plan.len, NULL), NULL);
+    assert_int_equal(finish(start(in_folder("kill.json"), in_folder("whole.jsonl"), "--json")), 0);
+    assert_int_equal(texts_of(&whole, in_folder("whole.jsonl")), 800);
     model.asked_count = 0;
     for (int run = 0;; run++) {
-        const pid_t pid = start(at("kill.json"), at("broken.jsonl"), NULL);
+        const pid_t pid = start(in_folder("kill.json"), in_folder("broken.jsonl"), NULL);
         if (run < RUNS) {
             nap(0.03 + 0.12 * rng_uniform((uint64_t)time(NULL), (uint64_t)run));
             if (run == RUNS / 2) nap(0.1);
@@ -1251,15 +1218,15 @@ static void test_kill(void **state) {
             assert_true(status == 130 || status == -SIGINT); /* the latter before its handler is there */
         else
             assert_int_equal(status, -SIGKILL);
-        assert_no_key(at("stderr"));
-        assert_false(file_exists(at("broken.jsonl")));
-        count = journalled(paid, at("broken.jsonl.journal"));
+        assert_no_key(in_folder("stderr"));
+        assert_false(file_exists(in_folder("broken.jsonl")));
+        count = journalled(paid, in_folder("broken.jsonl.journal"));
         useful += count > 0;
     }
     assert_true(killed >= 3 && useful >= 2);
-    assert_int_equal(texts_of(&broken, at("broken.jsonl")), 800);
+    assert_int_equal(texts_of(&broken, in_folder("broken.jsonl")), 800);
     assert_string_equal(whole.data, broken.data);
-    assert_no_key(at("broken.jsonl.journal"));
+    assert_no_key(in_folder("broken.jsonl.journal"));
     end();
     buf_free(&plan);
     buf_free(&whole);
@@ -1271,23 +1238,23 @@ static void test_program(void **state) {
     Buf plan = {0}, text = {0};
     begin((Model){0});
     put_plan(&plan, "10", ",\"price_in\":1,\"price_out\":2", "");
-    ok(file_save(at("p.json"), plan.data, plan.len, NULL), NULL);
-    assert_int_equal(finish(start(at("p.json"), at("p.jsonl"), "--dry-run=2")), 0);
-    read_file(&text, at("stdout"));
+    ok(file_save(in_folder("p.json"), plan.data, plan.len, NULL), NULL);
+    assert_int_equal(finish(start(in_folder("p.json"), in_folder("p.jsonl"), "--dry-run=2")), 0);
+    read_file(&text, in_folder("stdout"));
     assert_non_null(strstr(text.data, "---- request 2 ----"));
     assert_non_null(strstr(text.data, "Nothing was sent."));
     assert_non_null(strstr(text.data, "key from ROUTER_API_KEY"));
     assert_null(strstr(text.data, KEY));
     assert_int_equal(http_server_requests(server), 0);
-    assert_false(file_exists(at("p.jsonl.journal")));
-    assert_int_equal(finish(start(at("p.json"), at("p.jsonl"), "--finish")), 2);
-    assert_int_equal(finish(start(at("p.json"), at("p.jsonl"), "--max-requests=1")), 0);
-    read_file(&text, at("stdout"));
+    assert_false(file_exists(in_folder("p.jsonl.journal")));
+    assert_int_equal(finish(start(in_folder("p.json"), in_folder("p.jsonl"), "--finish")), 2);
+    assert_int_equal(finish(start(in_folder("p.json"), in_folder("p.jsonl"), "--max-requests=1")), 0);
+    read_file(&text, in_folder("stdout"));
     assert_non_null(strstr(text.data, "5 of 20 rows; stopped by the limit of requests"));
-    assert_int_equal(finish(start(at("p.json"), at("p.jsonl"), "--finish")), 0);
+    assert_int_equal(finish(start(in_folder("p.json"), in_folder("p.jsonl"), "--finish")), 0);
     assert_int_equal(http_server_requests(server), 1);
-    assert_int_equal(finish(start(at("p.json"), at("p.jsonl"), "--json")), 0);
-    read_file(&text, at("stdout"));
+    assert_int_equal(finish(start(in_folder("p.json"), in_folder("p.jsonl"), "--json")), 0);
+    read_file(&text, in_folder("stdout"));
     cJSON *json = NULL;
     Err err = {0};
     ok(json_parse(&json, text.data, text.len, &err), &err);
@@ -1295,10 +1262,11 @@ static void test_program(void **state) {
     assert_true(cJSON_IsNull(cJSON_GetObjectItem(json, "stopped_by")));
     assert_int_equal(cJSON_GetArraySize(cJSON_GetObjectItem(json, "domains")), 2);
     cJSON_Delete(json);
-    assert_int_equal(finish(start(at("p.json"), at("p.jsonl"), "--overwrite")), 0);
-    assert_true(file_exists(at("p.jsonl.journal.old")));
-    (void)unlink(at("p.jsonl.journal"));
-    assert_int_equal(finish(start(at("p.json"), at("p.jsonl"), NULL)), 2); /* somebody else's file */
+    assert_int_equal(finish(start(in_folder("p.json"), in_folder("p.jsonl"), "--overwrite")), 0);
+    assert_true(file_exists(in_folder("p.jsonl.journal.old")));
+    (void)unlink(in_folder("p.jsonl.journal"));
+    assert_int_equal(finish(start(in_folder("p.json"), in_folder("p.jsonl"), NULL)),
+                     2); /* somebody else's file */
     end();
     buf_free(&plan);
     buf_free(&text);
@@ -1310,7 +1278,7 @@ int main(void) {
     (void)signal(SIGPIPE, SIG_IGN);
     progress_quiet(true);
     for (size_t i = 0; i < sizeof PROXIES / sizeof *PROXIES; i++) (void)unsetenv(PROXIES[i]);
-    if (!mkdtemp(folder) || setenv("ROUTER_API_KEY", KEY, 1) != 0) return 1;
+    if (setenv("ROUTER_API_KEY", KEY, 1) != 0 || !folder_open("/tmp")) return 1;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_plan),        cmocka_unit_test(test_draws),
         cmocka_unit_test(test_lists),       cmocka_unit_test(test_completions),
@@ -1322,6 +1290,5 @@ int main(void) {
         cmocka_unit_test(test_topics),      cmocka_unit_test(test_no_memory),
         cmocka_unit_test(test_kill),        cmocka_unit_test(test_program),
     };
-    const int failed = cmocka_run_group_tests(tests, NULL, NULL);
-    return file_remove_dir(folder, NULL) == ERR_OK ? failed : 1;
+    return folder_close(cmocka_run_group_tests(tests, NULL, NULL));
 }

@@ -1,16 +1,5 @@
 /* tests/test_tokenizer.c - tokenizer/: published ids, threads, truncation, training, hostile models, the
  * command. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-/* cmocka needs those three first */
-#include <cmocka.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <time.h>
-
 #include "core/file.h"
 #include "core/json.h"
 #include "core/lines.h"
@@ -18,36 +7,15 @@
 #include "core/rng.h"
 #include "core/threads.h"
 #include "tests/tiny_spm.h"
+#include "tests/unit.h"
 #include "tokenizer/spm.h"
 #include "tokenizer/spm_check.h"
 #include "tokenizer/tokenize_cmd.h"
 #include "tokenizer/tokenizer.h"
 
-static char folder[] = "/tmp/test_tokenizer.XXXXXX";
-static uint64_t key;         /* of this run's random inputs */
-static uint64_t draws;       /* so that every draw is a new one */
 static Tokenizer *published; /* NULL where ../shared is missing */
 static Tokenizer *trained;   /* on made-up words */
 static Buf trained_model;
-
-static uint64_t draw(uint64_t below) {
-    return rng_bits(key, draws++) % below;
-}
-
-/* One of the last 16 paths stays valid. */
-static const char *path_in(const char *dir, const char *name) {
-    static char paths[16][512];
-    static int turn;
-    char path[512]; /* dir may be one of them */
-    (void)snprintf(path, sizeof path, "%s/%s", dir, name);
-    turn = (turn + 1) % 16;
-    return memcpy(paths[turn], path, sizeof path);
-}
-
-static const char *shared(const char *name) {
-    const char *dir = getenv("ROUTER_SHARED"); /* NOLINT(concurrency-mt-unsafe) */
-    return path_in(dir && *dir ? dir : ROUTER_SOURCE_DIR "/../shared", name);
-}
 
 static void need_published(void) {
     if (published) return;
@@ -207,7 +175,7 @@ static const char *const SYLLABLES[] = {"ka", "lo", "mi", "ter", "ing", "sa", "d
 static void put_words(Buf *out, size_t count) {
     for (size_t i = 0; i < count; i++) {
         if (i) buf_puts(out, " ");
-        for (size_t k = 1 + draw(4); k > 0; k--) buf_puts(out, SYLLABLES[draw(10)]);
+        for (size_t k = 1 + draw64(4); k > 0; k--) buf_puts(out, SYLLABLES[draw64(10)]);
     }
 }
 
@@ -230,11 +198,11 @@ static void put_noise(Buf *out, size_t count) {
                                         "e\xcc\x81",
                                         "\xc2\xa0"};
     for (size_t i = 0; i < count; i++) {
-        const uint64_t what = draw(4);
+        const uint64_t what = draw64(4);
         if (what == 0) {
-            buf_puts(out, PARTS[draw(16)]);
+            buf_puts(out, PARTS[draw64(16)]);
         } else if (what == 1) {
-            const char c = (char)draw(256);
+            const char c = (char)draw64(256);
             buf_put(out, &c, 1);
         } else {
             put_words(out, 1);
@@ -243,20 +211,20 @@ static void put_noise(Buf *out, size_t count) {
     }
 }
 
-static void train(Buf *out, uint64_t seed, int threads) {
+static void train(Buf *out, uint64_t words, int threads) {
     enum { COUNT = 300 };
     Buf texts[COUNT] = {{0}};
     const char *sentences[COUNT];
     size_t lengths[COUNT];
-    const uint64_t old = key;
-    key = rng_key(seed, "train", 0);
-    draws = 0;
+    const uint64_t old = seed;
+    seed = rng_key(words, "train", 0);
+    drawn = 0;
     for (size_t i = 0; i < COUNT; i++) {
         put_words(&texts[i], 12);
         sentences[i] = texts[i].data;
         lengths[i] = texts[i].len;
     }
-    key = old;
+    seed = old;
     Err err = {0};
     if (spm_train(out, sentences, lengths, COUNT, 400, threads, &err) != ERR_OK) fail_msg("%s", err.msg);
     for (size_t i = 0; i < COUNT; i++) buf_free(&texts[i]);
@@ -289,7 +257,7 @@ static void test_round_trip(void **state) {
     size_t tokens = 0, bytes = 0;
     for (int round = 0; round < 50; round++) {
         Buf text = {0}, ids = {0}, back = {0};
-        put_words(&text, 1 + draw(30));
+        put_words(&text, 1 + draw64(30));
         size_t whole;
         encode(trained, (TokenizerRule){.no_specials = true}, text.data, text.len, &ids, &whole);
         assert_int_equal(ids.len, whole * sizeof(int32_t));
@@ -340,12 +308,12 @@ static void test_odd_corpora(void **state) {
     expect_train("abc", 3, 260, ERR_ARGUMENT, "vocab_size: found 260, expected 261 to 1000000");
     expect_train("abcdef", 6, 262, ERR_ARGUMENT, "vocab_size: found 262, this text needs at least 267");
     Buf word = {0}; /* one word longer than a slice */
-    for (size_t i = 0; i < 20000; i++) buf_puts(&word, draw(2) ? "a" : "\xc3\xa9");
+    for (size_t i = 0; i < 20000; i++) buf_puts(&word, draw64(2) ? "a" : "\xc3\xa9");
     expect_train(word.data, word.len, 300, ERR_OK, NULL);
     buf_free(&word);
     for (int round = 0; round < 20; round++) {
         Buf text = {0};
-        put_noise(&text, 1 + draw(20));
+        put_noise(&text, 1 + draw64(20));
         buf_puts(&text, "x");
         expect_train(text.data, text.len, 400, ERR_OK, NULL);
         buf_free(&text);
@@ -356,8 +324,9 @@ static void test_odd_corpora(void **state) {
 
 static void check_truncation(const Tokenizer *t) {
     Buf text = {0}, all = {0}, late = {0}, early = {0};
-    put_noise(&text, 1 + draw(4000));
-    const TokenizerRule rule = {.plain = draw(2), .no_specials = draw(2), .max_tokens = 2 + (int)draw(300)};
+    put_noise(&text, 1 + draw64(4000));
+    const TokenizerRule rule = {
+        .plain = draw64(2), .no_specials = draw64(2), .max_tokens = 2 + (int)draw64(300)};
     const TokenizerRule untruncated = {.plain = rule.plain, .no_specials = rule.no_specials};
     const char *s = text.data ? text.data : "";
     size_t whole, counted;
@@ -419,7 +388,7 @@ static void test_threads(void **state) {
     Buf texts[COUNT] = {{0}}, ids = {0};
     TokenizerJob jobs[COUNT] = {{0}};
     for (size_t i = 0; i < COUNT; i++) {
-        put_noise(&texts[i], draw(50));
+        put_noise(&texts[i], draw64(50));
         jobs[i].text = texts[i].data ? texts[i].data : "";
         jobs[i].n = texts[i].len;
     }
@@ -664,8 +633,8 @@ static void test_changed_models(void **state) {
     for (int round = 0; round < ROUNDS; round++) {
         buf_clear(&bytes);
         buf_put(&bytes, good.data, good.len);
-        for (uint64_t k = draw(4) + 1; k > 0; k--) bytes.data[draw(bytes.len)] ^= (char)(1u << draw(8));
-        if (draw(10) == 0) bytes.len = draw(bytes.len);
+        for (uint64_t k = draw64(4) + 1; k > 0; k--) bytes.data[draw64(bytes.len)] ^= (char)(1u << draw64(8));
+        if (draw64(10) == 0) bytes.len = draw64(bytes.len);
         Tokenizer *t = NULL;
         const ErrCode rc = tokenizer_open_bytes(&t, bytes.data, bytes.len, NULL);
         assert_true(rc == ERR_OK || rc == ERR_FORMAT);
@@ -700,7 +669,7 @@ static void test_memory(void **state) {
     Buf charsmap = {0}, model = {0};
     tiny_charsmap(&charsmap);
     tiny_spm(&model, &(TinySpm){.charsmap = &charsmap});
-    const char *dir = path_in(folder, "memory");
+    const char *dir = in_folder("memory");
     size_t n = 1;
     for (;; n++) {
         Err err = {0};
@@ -719,7 +688,7 @@ static void test_memory(void **state) {
 
 static void test_save(void **state) {
     (void)state;
-    const char *dir = path_in(folder, "saved");
+    const char *dir = in_folder("saved");
     Err err = {0};
     if (tokenizer_save(trained, dir, 256, &err) != ERR_OK) fail_msg("%s", err.msg);
     Tokenizer *t;
@@ -727,7 +696,7 @@ static void test_save(void **state) {
     assert_string_equal(tokenizer_digest(t), tokenizer_digest(trained));
     tokenizer_close(t);
     cJSON *root;
-    assert_int_equal(json_read(&root, path_in(dir, "tokenizer_config.json"), NULL), ERR_OK);
+    assert_int_equal(json_read(&root, path_of("%s/%s", dir, "tokenizer_config.json"), NULL), ERR_OK);
     const char *text = NULL;
     assert_int_equal(json_get_string(&text, root, "tokenizer_class", NULL), ERR_OK);
     assert_string_equal(text, "DebertaV2Tokenizer");
@@ -737,61 +706,29 @@ static void test_save(void **state) {
                      ERR_OK);
     assert_string_equal(text, "[MASK]");
     cJSON_Delete(root);
-    assert_int_equal(json_read(&root, path_in(dir, "special_tokens_map.json"), NULL), ERR_OK);
+    assert_int_equal(json_read(&root, path_of("%s/%s", dir, "special_tokens_map.json"), NULL), ERR_OK);
     assert_int_equal(cJSON_GetArraySize(root), 7);
     cJSON_Delete(root);
-    assert_int_equal(json_read(&root, path_in(dir, "added_tokens.json"), NULL), ERR_OK);
+    assert_int_equal(json_read(&root, path_of("%s/%s", dir, "added_tokens.json"), NULL), ERR_OK);
     assert_int_equal(cJSON_GetObjectItemCaseSensitive(root, "[MASK]")->valueint, 400);
     cJSON_Delete(root);
     if (!published) return;
     /* the same as transformers saved */
-    dir = path_in(folder, "published");
+    dir = in_folder("published");
     assert_int_equal(tokenizer_save(published, dir, 512, NULL), ERR_OK);
     static const char *const NAMES[] = {"special_tokens_map.json", "added_tokens.json"};
     for (int i = 0; i < 2; i++) {
         cJSON *want;
-        assert_int_equal(json_read(&root, path_in(dir, NAMES[i]), NULL), ERR_OK);
-        assert_int_equal(json_read(&want, path_in(shared("deberta-v3-tokenizer"), NAMES[i]), NULL), ERR_OK);
+        assert_int_equal(json_read(&root, path_of("%s/%s", dir, NAMES[i]), NULL), ERR_OK);
+        assert_int_equal(json_read(&want, path_of("%s/%s", shared("deberta-v3-tokenizer"), NAMES[i]), NULL),
+                         ERR_OK);
         assert_true(cJSON_Compare(root, want, true));
         cJSON_Delete(root);
         cJSON_Delete(want);
     }
 }
 
-static size_t fail_at; /* the allocation of the command that fails; 0: none */
-
-/* Runs the command with arguments up to a NULL; what it prints goes to out. */
-static ErrCode command(Buf *out, Err *err, char **argv) {
-    int argc = 0;
-    while (argv[argc]) argc++;
-    void *options = mem_alloc(1, tokenize_cmd.options_bytes);
-    FlagList arguments = {0};
-    bool help = false;
-    FILE *f = tmpfile();
-    assert_true(options && f);
-    buf_clear(out);
-    mem_fail_at(fail_at);
-    ErrCode rc = flags_parse(&tokenize_cmd, options, &arguments, &help, argc, argv, err);
-    if (rc == ERR_OK) rc = tokenize_cmd.run(options, &arguments, f, err);
-    mem_fail_at(0);
-    rewind(f);
-    char chunk[4096];
-    for (size_t n; (n = fread(chunk, 1, sizeof chunk, f)) > 0;) buf_put(out, chunk, n);
-    (void)fclose(f);
-    flags_free(&tokenize_cmd, options, &arguments);
-    mem_free(options);
-    return rc;
-}
-#define COMMAND(out, err, ...) command(out, err, (char *[]){__VA_ARGS__, NULL})
-
-static char *save_text(const char *name, const char *text) {
-    static char path[4][256];
-    static int turn;
-    turn = (turn + 1) % 4;
-    (void)snprintf(path[turn], sizeof path[turn], "%s/%s", folder, name);
-    assert_int_equal(file_save(path[turn], text, strlen(text), NULL), ERR_OK);
-    return path[turn];
-}
+#define COMMAND(out, err, ...) run_command(&tokenize_cmd, out, err, ARGS(__VA_ARGS__))
 
 static void test_command(void **state) {
     (void)state;
@@ -815,18 +752,18 @@ static void test_command(void **state) {
                         "\"a abc\"\n  \xe2\x96\x81"
                         "a \n  266\n  1 tokens of 3\n\n");
 
-    char *lines = save_text("a.jsonl", "{\"text\": \"a\\u0000\"}\n\n{\"text\": \"[MASK]\", \"x\": 1}\n");
+    const char *lines = save("a.jsonl", "{\"text\": \"a\\u0000\"}\n\n{\"text\": \"[MASK]\", \"x\": 1}\n");
     if (COMMAND(&out, &err, "--json", "--input", lines, "--model", spm, "--threads", "2") != ERR_OK)
         fail_msg("%s", err.msg);
     assert_string_equal(out.data, "{\"ids\": [1, 266, 4, 2]}\n{\"ids\": [1, 270, 2]}\n");
 
     char want[512];
-    lines = save_text("b.jsonl", "{\"text\": \"a\"}\n{\"text\": 3}\n");
+    lines = save("b.jsonl", "{\"text\": \"a\"}\n{\"text\": 3}\n");
     assert_int_equal(COMMAND(&out, &err, "--json", "--input", lines, "--model", spm), ERR_FORMAT);
     (void)snprintf(want, sizeof want, "%s:2: expected an object with a string \"text\", found another type",
                    lines);
     assert_string_equal(err.msg, want);
-    lines = save_text("c.jsonl", "{\"body\": \"a\"}\nnope\n");
+    lines = save("c.jsonl", "{\"body\": \"a\"}\nnope\n");
     assert_int_equal(COMMAND(&out, &err, "--json", "--input", lines, "--model", spm), ERR_FORMAT);
     (void)snprintf(want, sizeof want, "%s:1: expected an object with a string \"text\", found no such member",
                    lines);
@@ -841,14 +778,15 @@ static void test_command(void **state) {
     assert_string_equal(err.msg,
                         "text 1 of 1: max_tokens: found 1, expected 0 (no truncation) or at least 2");
 
-    lines = save_text("d.jsonl", "{\"text\": \"a\\u0000 the\"}\n");
+    lines = save("d.jsonl", "{\"text\": \"a\\u0000 the\"}\n");
     ErrCode rc = ERR_MEMORY;
-    for (fail_at = 1; rc != ERR_OK; fail_at++) {
+    size_t fail_at = 1;
+    for (; rc != ERR_OK; fail_at++) {
+        mem_fail_at(fail_at);
         rc = COMMAND(&out, &err, "--json", "--input", lines, "--model", spm, "--threads", "2");
         if (rc != ERR_OK && rc != ERR_MEMORY) fail_msg("allocation %zu: %d %s", fail_at, rc, err.msg);
     }
     assert_true(fail_at > 20);
-    fail_at = 0;
     buf_free(&model);
     buf_free(&out);
 }
@@ -862,7 +800,7 @@ static void test_train_command(void **state) {
         put_words(&text, 10);
         buf_puts(&text, "\"}\n");
     }
-    char *jsonl = save_text("t.jsonl", text.data), *plain = save_text("t.txt", "ka lo mi\nka lo\n");
+    const char *jsonl = save("t.jsonl", text.data), *plain = save("t.txt", "ka lo mi\nka lo\n");
     char model[2][256];
     for (int i = 0; i < 2; i++) {
         (void)snprintf(model[i], sizeof model[i], "%s/train%d.model", folder, i);
@@ -880,8 +818,8 @@ static void test_train_command(void **state) {
     if (COMMAND(&out, &err, "--train", "--text-lines", "--input", plain, "--input", jsonl, "--out", folder) !=
         ERR_OK)
         fail_msg("%s", err.msg);
-    assert_true(file_exists(path_in(folder, "spm.model")));
-    assert_true(file_exists(path_in(folder, "tokenizer_config.json")));
+    assert_true(file_exists(in_folder("spm.model")));
+    assert_true(file_exists(in_folder("tokenizer_config.json")));
     if (COMMAND(&out, &err, "ka", "--model", folder, "--json") != ERR_OK) fail_msg("%s", err.msg);
     assert_int_equal(COMMAND(&out, &err, "--train", "--input", jsonl), ERR_ARGUMENT);
     assert_string_equal(err.msg, "--out: expected the spm.model to write");
@@ -897,9 +835,8 @@ static void test_train_command(void **state) {
 }
 
 int main(void) {
-    key = rng_key((uint64_t)time(NULL), "test_tokenizer", 0);
-    (void)printf("key %llu\n", (unsigned long long)key);
-    if (!mkdtemp(folder)) return 1;
+    seed_open();
+    if (!folder_open("/tmp")) return 1;
     Err err = {0};
     if (file_exists(shared("deberta-v3-tokenizer/spm.model")) &&
         tokenizer_open(&published, shared("deberta-v3-tokenizer"), &err) != ERR_OK) {
@@ -927,5 +864,5 @@ int main(void) {
     tokenizer_close(published);
     tokenizer_close(trained);
     buf_free(&trained_model);
-    return file_remove_dir(folder, NULL) == ERR_OK ? failed : 1;
+    return folder_close(failed);
 }

@@ -1,22 +1,10 @@
 /* tests/test_train.c - `router train` as its users meet it: same bits twice, interrupted, killed, on a full disk,
  * with weights that are not finite, with options that differ. The program itself is run, on a tiny model and a few
  * hundred prompts; what it leaves behind is compared byte by byte. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-/* cmocka wants the four above first */
-#include <cmocka.h>
 #include <fcntl.h>
-#include <math.h>
 #include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
-#include <time.h>
-#include <unistd.h>
 
 #include "core/file.h"
 #include "core/flags.h"
@@ -27,35 +15,12 @@
 #include "model/ops_x86.h"
 #include "model/safetensors.h"
 #include "tests/tiny_spm.h"
+#include "tests/unit.h"
 #include "train/train_cmd.h"
 #include "train/trainer.h"
 
-static uint64_t seed, drawn;
-static char folder[64];            /* of this run, removed at its end */
-static char spm[96], begin_at[96]; /* in it: the tokenizer, and a model to fine-tune */
+static char spm[96], begin_at[96]; /* in the folder: the tokenizer, and a model to fine-tune */
 static const char *const CONFIG = ROUTER_SOURCE_DIR "/configs/model-tiny.json";
-
-static int draw(int below) {
-    return (int)(rng_bits(seed, drawn++) % (uint64_t)below);
-}
-
-#define OK(call)                                       \
-    do {                                               \
-        if ((call) != ERR_OK) fail_msg("%s", err.msg); \
-    } while (0)
-
-/* A path below the folder that stays valid for the next 63 calls. */
-static const char *at(const char *fmt, ...) {
-    static char paths[64][512];
-    static size_t next;
-    char *out = paths[next++ % 64];
-    const int n = snprintf(out, sizeof paths[0], "%s/", folder);
-    va_list ap;
-    va_start(ap, fmt);
-    (void)vsnprintf(out + n, sizeof paths[0] - (size_t)n, fmt, ap);
-    va_end(ap);
-    return out;
-}
 
 /* ---- running ---- */
 
@@ -68,14 +33,14 @@ static rlim_t file_limit = RLIM_INFINITY; /* what the disk can still take, for t
 
 /* `router train` on the prompts with these options, NULL at the end. */
 static Run start(const char *out, const char *const *options) {
-    const char *args[64] = {ROUTER_PROGRAM, "train", at("prompts.jsonl"), "--out", out, "--quiet"};
+    const char *args[64] = {ROUTER_PROGRAM, "train", in_folder("prompts.jsonl"), "--out", out, "--quiet"};
     int n = 6;
     for (; options && *options; options++) args[n++] = *options;
     (void)fflush(NULL);
     const Run run = {fork(), progress_clock()};
     if (run.pid < 0) fail_msg("fork failed"); /* kill(-1, ...) would end everything */
     if (run.pid != 0) return run;
-    const int log = open(at("stderr"), O_WRONLY | O_CREAT | O_TRUNC, 0600),
+    const int log = open(in_folder("stderr"), O_WRONLY | O_CREAT | O_TRUNC, 0600),
               null = open("/dev/null", O_WRONLY);
     const struct rlimit limit = {file_limit, file_limit};
     if (log < 0 || null < 0 || dup2(log, 2) < 0 || dup2(null, 1) < 0 || setrlimit(RLIMIT_FSIZE, &limit) != 0)
@@ -93,8 +58,7 @@ static int finish(Run run) {
 
 static const char *messages(void) {
     static Buf text;
-    Err err = {0};
-    OK(file_read(&text, at("stderr"), 1 << 20, &err));
+    read_file(&text, in_folder("stderr"));
     return text.data;
 }
 
@@ -144,13 +108,13 @@ static void assert_same_folder(const char *a, const char *b) {
 /* All that two equal runs leave, and nothing that they should have tidied up. */
 static void assert_same_run(const char *a, const char *b) {
     Err err = {0};
-    assert_same_folder(at("%s/model-last", a), at("%s/model-last", b));
-    assert_same_folder(at("%s/model-best", a), at("%s/model-best", b));
-    assert_same_file(at("%s/metrics.jsonl", a), at("%s/metrics.jsonl", b));
-    assert_same_file(at("%s/data.shard", a), at("%s/data.shard", b));
+    assert_same_folder(in_folder("%s/model-last", a), in_folder("%s/model-last", b));
+    assert_same_folder(in_folder("%s/model-best", a), in_folder("%s/model-best", b));
+    assert_same_file(in_folder("%s/metrics.jsonl", a), in_folder("%s/metrics.jsonl", b));
+    assert_same_file(in_folder("%s/data.shard", a), in_folder("%s/data.shard", b));
     char **names;
     size_t count;
-    OK(file_list(&names, &count, at("%s", b), &err));
+    OK(file_list(&names, &count, in_folder("%s", b), &err));
     for (size_t i = 0; i < count; i++)
         if (strstr(names[i], ".tmp") || strstr(names[i], ".old"))
             fail_msg("%s/%s was left behind", b, names[i]);
@@ -169,7 +133,7 @@ static int64_t state_step(const char *run) {
     /* A run that is going on replaces the folder: between two renames there is none, for a moment. */
     ErrCode rc = ERR_IO;
     for (int tries = 0; tries < 2000 && rc == ERR_IO; tries++) {
-        rc = json_read(&root, at("%s/model-last/trainer_state.json", run), &err);
+        rc = json_read(&root, in_folder("%s/model-last/trainer_state.json", run), &err);
         if (rc == ERR_IO) wait_seconds(0.001);
     }
     OK(rc);
@@ -185,7 +149,7 @@ static size_t series(double *out, size_t most, const char *run, const char *key)
     char quoted[64];
     size_t n = 0;
     (void)snprintf(quoted, sizeof quoted, "\"%s\": ", key);
-    OK(file_read(&text, at("%s/metrics.jsonl", run), 1 << 20, &err));
+    OK(file_read(&text, in_folder("%s/metrics.jsonl", run), 1 << 20, &err));
     for (const char *p = text.data; (p = strstr(p, quoted)) != NULL && n < most; p++)
         out[n++] = strtod(p + strlen(quoted), NULL);
     buf_free(&text);
@@ -198,31 +162,31 @@ static double base_seconds; /* how long an undisturbed run takes */
 
 static void test_twice(void **state) {
     (void)state;
-    Run run = start(at("base"), WITH(SCRATCH, "--threads", "1"));
+    Run run = start(in_folder("base"), WITH(SCRATCH, "--threads", "1"));
     expect(0, run);
     base_seconds = progress_clock() - run.started;
     assert_true(state_step("base") >= 45);
-    expect(0, start(at("again"), WITH(SCRATCH, "--threads", "1")));
+    expect(0, start(in_folder("again"), WITH(SCRATCH, "--threads", "1")));
     assert_same_run("base", "again");
-    expect(0, start(at("threads"), WITH(SCRATCH, "--threads", "2")));
+    expect(0, start(in_folder("threads"), WITH(SCRATCH, "--threads", "2")));
     assert_same_run("base", "threads");
-    expect(0, start(at("seed"), WITH(SCRATCH, "--seed", "43")));
+    expect(0, start(in_folder("seed"), WITH(SCRATCH, "--seed", "43")));
     Buf x = {0}, y = {0};
     Err err = {0};
-    OK(file_read(&x, at("base/model-last/model.safetensors"), 1 << 26, &err));
-    OK(file_read(&y, at("seed/model-last/model.safetensors"), 1 << 26, &err));
+    OK(file_read(&x, in_folder("base/model-last/model.safetensors"), 1 << 26, &err));
+    OK(file_read(&y, in_folder("seed/model-last/model.safetensors"), 1 << 26, &err));
     assert_true(x.len != y.len || memcmp(x.data, y.data, x.len) != 0);
     buf_free(&x);
     buf_free(&y);
     /* resuming what is finished changes nothing */
-    expect(0, start(at("again"), WITH(SCRATCH, "--resume")));
+    expect(0, start(in_folder("again"), WITH(SCRATCH, "--resume")));
     assert_same_run("base", "again");
 }
 
 static void test_learns(void **state) {
     (void)state;
-    expect(0, start(at("learns"), WITH(SCRATCH, "--epochs", "20", "--lr", "5e-3", "--save_steps", "1000",
-                                       "--eval_steps", "50")));
+    expect(0, start(in_folder("learns"), WITH(SCRATCH, "--epochs", "20", "--lr", "5e-3", "--save_steps",
+                                              "1000", "--eval_steps", "50")));
     double loss[800], accuracy[50];
     const size_t n = series(loss, 800, "learns", "loss"), m = series(accuracy, 50, "learns", "dev_accuracy");
     assert_true((int64_t)n == state_step("learns") && m >= 4);
@@ -242,9 +206,9 @@ static void test_learns(void **state) {
 static void interrupt(const char *name, const char *const *options) {
     int status = 0;
     for (int tries = 0; tries < 10 && status == 0; tries++) {
-        assert_int_equal(file_remove_dir(at("%s", name), NULL), ERR_OK);
-        const Run run = start(at("%s", name), options);
-        while (!file_exists(at("%s/model-last/trainer_state.json", name))) {
+        assert_int_equal(file_remove_dir(in_folder("%s", name), NULL), ERR_OK);
+        const Run run = start(in_folder("%s", name), options);
+        while (!file_exists(in_folder("%s/model-last/trainer_state.json", name))) {
             if (progress_clock() - run.started > 60) fail_msg("nothing is saved: %s", messages());
             wait_seconds(0.001);
         }
@@ -262,16 +226,16 @@ static void interrupt_and_resume(const char *name, const char *const *options, c
     char expected[512];
     (void)snprintf(expected, sizeof expected,
                    "router: interrupted after step %lld of %lld, saved in %s; continue with --resume\n",
-                   (long long)step, (long long)state_step(base), at("%s/model-last", name));
+                   (long long)step, (long long)state_step(base), in_folder("%s/model-last", name));
     assert_string_equal(messages(), expected);
     assert_true(step >= 2 && step < state_step(base));
-    const Run run = start(at("%s", name), resume);
+    const Run run = start(in_folder("%s", name), resume);
     while (state_step(name) == step && progress_clock() - run.started < 60) wait_seconds(0.001);
     (void)kill(run.pid, SIGTERM);
     const int status = finish(run);
     if (status != 130 && status != 0) fail_msg("exit status %d, expected 130: %s", status, messages());
     assert_true(state_step(name) > step);
-    expect(0, start(at("%s", name), resume));
+    expect(0, start(in_folder("%s", name), resume));
     assert_same_run(base, name);
 }
 
@@ -284,7 +248,7 @@ static void test_interrupt(void **state) {
 static void kill_until_done(const char *name, const char *const *options, const char *base) {
     int kills = 0, status = -1;
     while (status != 0) {
-        const Run run = start(at("%s", name), options);
+        const Run run = start(in_folder("%s", name), options);
         if (kills < 25) {
             wait_seconds(base_seconds * draw(1000) /
                          (kills < 4 ? 2400 : 1200)); /* the first ones surely in time */
@@ -311,13 +275,13 @@ static void test_kill(void **state) {
 static void test_tuned(void **state) {
     (void)state;
     Err err = {0};
-    OK(file_mkdirs(at("start"), &err));
+    OK(file_mkdirs(in_folder("start"), &err));
     static const char *const FILES[] = {"config.json", "model.safetensors", "spm.model",
                                         "tokenizer_config.json"};
     for (int i = 0; i < 4; i++)
-        OK(file_copy(at("start/%s", FILES[i]), at("base/model-best/%s", FILES[i]), &err));
-    expect(0, start(at("tuned"), WITH(TUNED)));
-    assert_true(file_exists(at("tuned/base_embeddings.safetensors")));
+        OK(file_copy(in_folder("start/%s", FILES[i]), in_folder("base/model-best/%s", FILES[i]), &err));
+    expect(0, start(in_folder("tuned"), WITH(TUNED)));
+    assert_true(file_exists(in_folder("tuned/base_embeddings.safetensors")));
     interrupt_and_resume("tuned-interrupted", WITH(TUNED), WITH(TUNED, "--resume"), "tuned");
     kill_until_done("tuned-killed", WITH(TUNED, "--resume"), "tuned");
     /* row 100, a byte piece that no prompt has, is as at the start but for the decay; those of words and digits are not */
@@ -326,7 +290,7 @@ static void test_tuned(void **state) {
     static const char *const NAMES[] = {"start/model.safetensors", "tuned/model-last/model.safetensors"};
     size_t n = 0;
     for (int i = 0; i < 2; i++) {
-        OK(safetensors_open(&st, at("%s", NAMES[i]), &err));
+        OK(safetensors_open(&st, in_folder("%s", NAMES[i]), &err));
         const SafetensorsEntry *e = safetensors_find(&st.header, "deberta.embeddings.word_embeddings.weight");
         assert_non_null(e);
         n = (size_t)(e->end - e->begin) / sizeof(float);
@@ -354,22 +318,22 @@ static void test_full_disk(void **state) {
     (void)state;
     interrupt("full", WITH(SCRATCH));
     Err err = {0};
-    OK(file_mkdirs(at("kept"), &err));
+    OK(file_mkdirs(in_folder("kept"), &err));
     char **names;
     size_t count;
-    OK(file_list(&names, &count, at("full/model-last"), &err));
+    OK(file_list(&names, &count, in_folder("full/model-last"), &err));
     for (size_t i = 0; i < count; i++)
-        OK(file_copy(at("kept/%s", names[i]), at("full/model-last/%s", names[i]), &err));
+        OK(file_copy(in_folder("kept/%s", names[i]), in_folder("full/model-last/%s", names[i]), &err));
     file_list_free(names, count);
     file_limit = 100000; /* enough for all but the model's and the optimiser's file */
-    const Run run = start(at("full"), WITH(SCRATCH, "--resume"));
+    const Run run = start(in_folder("full"), WITH(SCRATCH, "--resume"));
     file_limit = RLIM_INFINITY;
     expect(1, run);
     const char *text = messages();
     if (!strstr(text, "router: saving ") || !strstr(text, ".safetensors: cannot write: File too large"))
         fail_msg("the message is: %s", text);
-    assert_same_folder(at("kept"), at("full/model-last"));
-    expect(0, start(at("full"), WITH(SCRATCH, "--resume")));
+    assert_same_folder(in_folder("kept"), in_folder("full/model-last"));
+    expect(0, start(in_folder("full"), WITH(SCRATCH, "--resume")));
     assert_same_run("base", "full");
 }
 
@@ -398,14 +362,14 @@ static void scale_tensor(const char *path, const char *name, float factor) {
 static void test_not_finite(void **state) {
     (void)state;
     Err err = {0};
-    OK(file_mkdirs(at("bad"), &err));
+    OK(file_mkdirs(in_folder("bad"), &err));
     static const char *const FILES[] = {"config.json", "model.safetensors", "spm.model"};
     for (int i = 0; i < 3; i++)
-        OK(file_copy(at("bad/%s", FILES[i]), at("base/model-best/%s", FILES[i]), &err));
+        OK(file_copy(in_folder("bad/%s", FILES[i]), in_folder("base/model-best/%s", FILES[i]), &err));
     /* each weight is finite, but the logits are not: two factors of 1e36 */
-    scale_tensor(at("bad/model.safetensors"), "classifier.weight", 1e36f);
-    scale_tensor(at("bad/model.safetensors"), "pooler.dense.weight", 1e36f);
-    expect(1, start(at("nan"), WITH(COMMON, "--model", at("bad"))));
+    scale_tensor(in_folder("bad/model.safetensors"), "classifier.weight", 1e36f);
+    scale_tensor(in_folder("bad/model.safetensors"), "pooler.dense.weight", 1e36f);
+    expect(1, start(in_folder("nan"), WITH(COMMON, "--model", in_folder("bad"))));
     const char *text = messages();
     const char *const begin = "router: step 1: the loss is ",
                       *const middle = "; no weight was changed. Rows of the batch: ",
@@ -414,13 +378,13 @@ static void test_not_finite(void **state) {
     if (strncmp(text, begin, strlen(begin)) != 0 || !rows || strlen(text) < strlen(end) ||
         strcmp(text + strlen(text) - strlen(end), end) != 0)
         fail_msg("the message is: %s", text);
-    const char *file = at("prompts.jsonl:");
+    const char *file = in_folder("prompts.jsonl:");
     assert_true(strncmp(rows + strlen(middle), file, strlen(file)) == 0);
     const long line = strtol(rows + strlen(middle) + strlen(file), NULL, 10);
     assert_in_range(line, 1, 300);
     assert_int_equal(state_step("nan"), 0);
     /* the last good state is the start's: it loads, and the same happens again */
-    expect(1, start(at("nan"), WITH(COMMON, "--model", at("bad"), "--resume")));
+    expect(1, start(in_folder("nan"), WITH(COMMON, "--model", in_folder("bad"), "--resume")));
     assert_true(strncmp(messages(), begin, strlen(begin)) == 0);
 }
 
@@ -435,17 +399,17 @@ static void expect_refusal(int status, const char *message, Run run) {
 static void test_precision(void **state) {
     (void)state;
     char expected[700];
-    expect(0, start(at("fp32"), WITH(SCRATCH, "--max_steps", "2", "--precision", "fp32")));
+    expect(0, start(in_folder("fp32"), WITH(SCRATCH, "--max_steps", "2", "--precision", "fp32")));
     expect_refusal(2, "router: precision: found bf16, but backend blas computes in fp32\n",
-                   start(at("refused"), WITH(SCRATCH, "--backend", "blas", "--precision", "bf16")));
+                   start(in_folder("refused"), WITH(SCRATCH, "--backend", "blas", "--precision", "bf16")));
     expect_refusal(2, "router: precision: found 'bf17', expected one of auto|fp32|tf32|bf16\n",
-                   start(at("refused"), WITH(SCRATCH, "--precision", "bf17")));
+                   start(in_folder("refused"), WITH(SCRATCH, "--precision", "bf17")));
     if (!ops_x86_kernel(true)) {
-        expect(1, start(at("refused"), WITH(SCRATCH, "--precision", "bf16")));
+        expect(1, start(in_folder("refused"), WITH(SCRATCH, "--precision", "bf16")));
         assert_true(strncmp(messages(), "router: bf16 needs a processor with ", 36) == 0);
         return;
     }
-    expect(0, start(at("bf16"), WITH(SCRATCH, "--max_steps", "2", "--backend", "x86")));
+    expect(0, start(in_folder("bf16"), WITH(SCRATCH, "--max_steps", "2", "--backend", "x86")));
     const char *given = getenv("ROUTER_KERNELS"); /* NOLINT(concurrency-mt-unsafe): one thread */
     setenv("ROUTER_KERNELS", "avx2", 1);          /* NOLINT(concurrency-mt-unsafe) */
     (void)snprintf(
@@ -454,9 +418,10 @@ static void test_precision(void **state) {
         "--overwrite: bf16 needs a processor with AVX512-BF16 or AMX, and this one lacks both; --precision "
         "fp32 runs "
         "everywhere\n",
-        at("bf16"));
-    expect_refusal(1, expected,
-                   start(at("bf16"), WITH(SCRATCH, "--max_steps", "2", "--backend", "x86", "--resume")));
+        in_folder("bf16"));
+    expect_refusal(
+        1, expected,
+        start(in_folder("bf16"), WITH(SCRATCH, "--max_steps", "2", "--backend", "x86", "--resume")));
     if (given)
         setenv("ROUTER_KERNELS", given, 1); /* NOLINT(concurrency-mt-unsafe) */
     else
@@ -467,38 +432,38 @@ static void test_options(void **state) {
     (void)state;
     char expected[700];
     expect_refusal(2, "router: --resume: learning_rate was 0.01 when the run began, now it is 0.001\n",
-                   start(at("base"), WITH(SCRATCH, "--resume", "--lr", "1e-3")));
+                   start(in_folder("base"), WITH(SCRATCH, "--resume", "--lr", "1e-3")));
     expect_refusal(2, "router: --resume: seed was 42 when the run began, now it is 7\n",
-                   start(at("base"), WITH(SCRATCH, "--resume", "--seed", "7")));
+                   start(in_folder("base"), WITH(SCRATCH, "--resume", "--seed", "7")));
     (void)snprintf(
         expected, sizeof expected,
         "router: %s holds a run already: continue it with --resume, or begin anew with --overwrite\n",
-        at("base"));
-    expect_refusal(2, expected, start(at("base"), WITH(SCRATCH)));
+        in_folder("base"));
+    expect_refusal(2, expected, start(in_folder("base"), WITH(SCRATCH)));
     expect_refusal(
         2,
         "router: class_weights: found 'sports=2', expected 'balanced' or LABEL=WEIGHT with a label of the "
         "data\n",
-        start(at("refused"), WITH(SCRATCH, "--class_weights", "sports=2")));
+        start(in_folder("refused"), WITH(SCRATCH, "--class_weights", "sports=2")));
     expect_refusal(2, "router: max_length: found 200, but the model's max_position_embeddings is 128\n",
-                   start(at("refused"), WITH(SCRATCH, "--max_length", "200", "--overwrite")));
+                   start(in_folder("refused"), WITH(SCRATCH, "--max_length", "200", "--overwrite")));
     expect_refusal(2, "router: backend: found 'cudo', expected one of auto, blas, cuda, ref, torch, x86\n",
-                   start(at("refused"), WITH(SCRATCH, "--backend", "cudo", "--overwrite")));
+                   start(in_folder("refused"), WITH(SCRATCH, "--backend", "cudo", "--overwrite")));
     /* other data than the run began with */
     Err err = {0};
     Buf text = {0};
-    OK(file_read(&text, at("prompts.jsonl"), 1 << 20, &err));
+    OK(file_read(&text, in_folder("prompts.jsonl"), 1 << 20, &err));
     const size_t n = text.len;
     buf_puts(&text, "{\"text\": \"one more\", \"label\": \"maths\"}\n");
-    OK(file_save(at("prompts.jsonl"), text.data, text.len, &err));
-    expect(2, start(at("seed"), WITH(SCRATCH, "--seed", "43", "--resume")));
+    OK(file_save(in_folder("prompts.jsonl"), text.data, text.len, &err));
+    expect(2, start(in_folder("seed"), WITH(SCRATCH, "--seed", "43", "--resume")));
     (void)snprintf(expected, sizeof expected, "router: %s was trained on other data (content digest ",
-                   at("seed"));
+                   in_folder("seed"));
     assert_true(strncmp(messages(), expected, strlen(expected)) == 0);
-    OK(file_save(at("prompts.jsonl"), text.data, n, &err));
+    OK(file_save(in_folder("prompts.jsonl"), text.data, n, &err));
     buf_free(&text);
     /* anew: the same as the first time */
-    expect(0, start(at("again"), WITH(SCRATCH, "--overwrite")));
+    expect(0, start(in_folder("again"), WITH(SCRATCH, "--overwrite")));
     assert_same_run("base", "again");
 }
 
@@ -521,7 +486,7 @@ static void test_variants(void **state) {
     for (size_t i = 0; i < sizeof VARIANTS / sizeof VARIANTS[0]; i++) {
         char name[32];
         (void)snprintf(name, sizeof name, "variant%zu", i);
-        expect(0, start(at("%s", name), WITH(SCRATCH, VARIANTS[i][0], VARIANTS[i][1])));
+        expect(0, start(in_folder("%s", name), WITH(SCRATCH, VARIANTS[i][0], VARIANTS[i][1])));
         assert_int_equal(series(found, 200, name, "loss"), n);
         const bool exact = i == 7, close = i == 8 || i == 9;
         bool same = true;
@@ -534,18 +499,19 @@ static void test_variants(void **state) {
         if (same != exact && !close) fail_msg("%s %s: same is %d", VARIANTS[i][0], VARIANTS[i][1], same);
         if (i == 2)
             assert_true(found[n - 1] > 0.4); /* a smoothed target cannot be met: its entropy remains */
-        assert_int_equal(file_remove_dir(at("%s", name), NULL), ERR_OK);
+        assert_int_equal(file_remove_dir(in_folder("%s", name), NULL), ERR_OK);
     }
 }
 
 /* With a rate of 0 no evaluation is better than the first. */
 static void test_early_stopping(void **state) {
     (void)state;
-    expect(0, start(at("early"), WITH(SCRATCH, "--lr", "0", "--early_stopping_patience", "2")));
+    expect(0, start(in_folder("early"), WITH(SCRATCH, "--lr", "0", "--early_stopping_patience", "2")));
     assert_int_equal(state_step("early"), 15);
     double accuracy[50];
     assert_int_equal(series(accuracy, 50, "early", "dev_accuracy"), 3);
-    expect(0, start(at("early"), WITH(SCRATCH, "--lr", "0", "--early_stopping_patience", "2", "--resume")));
+    expect(0, start(in_folder("early"),
+                    WITH(SCRATCH, "--lr", "0", "--early_stopping_patience", "2", "--resume")));
     assert_int_equal(state_step("early"), 15);
 }
 
@@ -557,13 +523,13 @@ static void test_allocates_nothing(void **state) {
     TrainOptions options = {0};
     FlagList arguments = {0};
     bool help = false;
-    char *argv[] = {(char *)(uintptr_t)at("prompts.jsonl"),
+    char *argv[] = {(char *)(uintptr_t)in_folder("prompts.jsonl"),
                     (char[]){"--model"},
                     (char *)(uintptr_t)CONFIG,
                     (char[]){"--tokenizer"},
                     spm,
                     (char[]){"--out"},
-                    (char *)(uintptr_t)at("inside"),
+                    (char *)(uintptr_t)in_folder("inside"),
                     (char[]){"--threads=2"},
                     (char[]){"--batch_size=8"},
                     (char[]){"--max_length=24"},
@@ -602,37 +568,25 @@ static void write_prompts(void) {
             buf_printf(&text, " %s", k % 2 ? NOISE[draw(5)] : WORDS[label][draw(3)]);
         buf_printf(&text, "\", \"label\": \"%s\"}\n", LABELS[label]);
     }
-    OK(file_save(at("prompts.jsonl"), text.data, text.len, &err));
+    OK(file_save(in_folder("prompts.jsonl"), text.data, text.len, &err));
     buf_clear(&text);
     tiny_spm(&text, &(TinySpm){0});
-    OK(file_save(at("spm.model"), text.data, text.len, &err));
+    OK(file_save(in_folder("spm.model"), text.data, text.len, &err));
     buf_free(&text);
 }
 
 static int prepare(void **state) {
     (void)state;
-    (void)snprintf(folder, sizeof folder, "/dev/shm/test_train.XXXXXX"); /* memory: saves are many */
-    if (!mkdtemp(folder)) {
-        (void)snprintf(folder, sizeof folder, "/tmp/test_train.XXXXXX");
-        if (!mkdtemp(folder)) return -1;
-    }
     (void)snprintf(spm, sizeof spm, "%s/spm.model", folder);
     (void)snprintf(begin_at, sizeof begin_at, "%s/start", folder);
     write_prompts();
     return 0;
 }
 
-static int clean(void **state) {
-    (void)state;
-    if (getenv("TEST_KEEP")) return 0;
-    return file_remove_dir(folder, NULL) == ERR_OK ? 0 : -1;
-}
-
 int main(void) {
-    const char *given = getenv("TEST_SEED");
-    seed = given ? (uint64_t)strtoull(given, NULL, 10) : (uint64_t)getpid();
-    print_message("TEST_SEED=%llu\n", (unsigned long long)seed);
+    seed_open();
     progress_quiet(true);
+    if (!folder_open("/dev/shm") && !folder_open("/tmp")) return 1; /* memory: saves are many */
     const struct CMUnitTest tests[] = {
         /* in this order: the later ones need what the first leaves */
         cmocka_unit_test(test_twice),          cmocka_unit_test(test_learns),
@@ -642,5 +596,5 @@ int main(void) {
         cmocka_unit_test(test_options),        cmocka_unit_test(test_variants),
         cmocka_unit_test(test_early_stopping), cmocka_unit_test(test_allocates_nothing),
     };
-    return cmocka_run_group_tests_name("train", tests, prepare, clean);
+    return folder_close(cmocka_run_group_tests_name("train", tests, prepare, NULL));
 }
