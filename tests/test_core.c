@@ -7,7 +7,6 @@
 #include <stdatomic.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <zlib.h>
 #include <zstd.h>
 
@@ -458,7 +457,7 @@ static ErrCode all_lines(Buf *out, const char *path, Err *err) {
 static void lines_are(const char *path, const char *expected, size_t n) {
     Buf got = {0};
     Err err = {0};
-    if (all_lines(&got, path, &err) != ERR_OK) fail_msg("%s", err.msg);
+    OK(all_lines(&got, path, &err));
     assert_int_equal(got.len, n);
     if (n) assert_memory_equal(got.data, expected, n);
     buf_free(&got);

@@ -1,7 +1,6 @@
 /* tests/test_decide.c - decisions from logits against their definition, their rule in config.json and in exported files,
  * and what librouter decides against a reader that shares no code with it. */
 #include <float.h>
-#include <sys/wait.h>
 
 #include "core/file.h"
 #include "core/json.h"

@@ -1,7 +1,6 @@
 /* tests/test_export.c - quantising, the blob's format, librouter, and what hostile files get for an answer.
  */
 #include <pthread.h>
-#include <sys/wait.h>
 #include <zstd.h>
 
 #include "core/cpu.h"

@@ -160,7 +160,7 @@ static void open_fixture(Fixture *f, int K, Targets kind, bool weighted, bool dr
     ops_ref_fill(&f->ops);
     const DebertaLimits limits = {
         SEQUENCES * LONGEST, SEQUENCES, LONGEST, SEQUENCES * LONGEST, true, false, false};
-    if (deberta_open(&f->model, &f->config, &f->ops, &limits, &err) != ERR_OK) fail_msg("%s", err.msg);
+    OK(deberta_open(&f->model, &f->config, &f->ops, &limits, &err));
     for (int s = 0; s < SEQUENCES; s++)
         f->start[s + 1] = f->start[s] + (s == 2 ? LONGEST : 1 + draw(LONGEST));
     for (int n = 0; n < f->start[SEQUENCES]; n++)
@@ -374,7 +374,7 @@ static void test_attention(void **state) {
         const size_t n = (4 + L) * A * D, nr = R * A * D;
         ops_ref_fill(&s.ops);
         Err err = {0};
-        if (s.ops.prepare(&s.ops, 1, L + 1, A, D, &err) != ERR_OK) fail_msg("%s", err.msg);
+        OK(s.ops.prepare(&s.ops, 1, L + 1, A, D, &err));
         real **inputs[] = {&s.q, &s.k, &s.v, &s.kr, &s.qr};
         real *grads[5];
         static const char *const NAMES[] = {"attention q", "attention k", "attention v", "attention kr",

@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 
 #include "core/file.h"
 #include "core/json.h"
@@ -359,13 +358,6 @@ static pid_t start(const char *out, const char *const *options) {
     if (log < 0 || result < 0 || dup2(log, 2) < 0 || dup2(result, 1) < 0) _exit(99);
     (void)execv(ROUTER_PROGRAM, (char *const *)(uintptr_t)args);
     _exit(98);
-}
-
-/* Exit status, or minus the signal that ended it. */
-static int finish(pid_t pid) {
-    int status = 0;
-    assert_int_equal(waitpid(pid, &status, 0), pid);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
 }
 
 static const char *messages(void) {

@@ -280,13 +280,13 @@ static void config_files(void **state) {
     (void)state;
     Err err;
     Config c;
-    const char *path = path_of("%s/config.json", folder);
+    const char *path = in_folder("config.json");
     OK(file_save(path, "{\"hidden_act\":1}", 16, &err));
     REFUSED(config_read(&c, folder, &err), ERR_FORMAT,
             path_of("%s: key \"hidden_act\": found 1, expected \"gelu\"", path));
     OK(file_save(path, "{", 1, &err));
     assert_int_equal(config_read(&c, path, &err), ERR_FORMAT);
-    assert_int_equal(config_read(&c, path_of("%s/none", folder), &err), ERR_IO);
+    assert_int_equal(config_read(&c, in_folder("none"), &err), ERR_IO);
     config_free(&c);
 }
 
@@ -433,7 +433,7 @@ static void safetensors_refusals(void **state) {
 
 static void safetensors_round_trip(void **state) {
     (void)state;
-    const char *path = path_of("%s/t.safetensors", folder);
+    const char *path = in_folder("t.safetensors");
     for (int round = 0; round < 30; round++) {
         Err err;
         SafetensorsItem items[12];
@@ -480,7 +480,7 @@ static void safetensors_round_trip(void **state) {
 static void safetensors_floats(void **state) {
     (void)state;
     enum { N = 20000 }; /* more than one piece of the converter */
-    const char *path = path_of("%s/f.safetensors", folder);
+    const char *path = in_folder("f.safetensors");
     Err err;
     float *f32 = mem_alloc(N, 4), *back = mem_alloc(N, 4);
     uint16_t *f16 = mem_alloc(N, 2), *bf16 = mem_alloc(N, 2);
@@ -522,7 +522,7 @@ static void safetensors_floats(void **state) {
     const SafetensorsItem twice[] = {{"a", {&integer, {1}, 1, DTYPE_I64}},
                                      {"a", {&integer, {1}, 1, DTYPE_I64}}};
     REFUSED(safetensors_save(path, twice, 2, NULL, 0, &err), ERR_FORMAT, "tensor \"a\": occurs twice");
-    const char *bad = path_of("%s/bad.safetensors", folder);
+    const char *bad = in_folder("bad.safetensors");
     OK(file_save(bad, "\xff\0\0\0\0\0\0\0{}", 10, &err));
     REFUSED(safetensors_open(&st, bad, &err), ERR_FORMAT,
             path_of("%s: not a safetensors file, or cut short: a header of 255 bytes in a file of 10", bad));
@@ -1290,7 +1290,7 @@ static ErrCode load_model(void *arg, Err *err) {
     const ErrCode rc = weights_load(&m->params, &m->config, work_dir, 1, &report, err);
     weights_report_free(&report);
     if (rc != ERR_OK) return rc;
-    return weights_save(path_of("%s/out.safetensors", folder), &m->params, &m->config, err);
+    return weights_save(in_folder("out.safetensors"), &m->params, &m->config, err);
 }
 
 static void weights_memory(void **state) {

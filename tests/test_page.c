@@ -25,7 +25,7 @@
 static cJSON *read_tree(const char *path) {
     cJSON *tree;
     Err err = {0};
-    if (json_read(&tree, path, &err) != ERR_OK) fail_msg("%s", err.msg);
+    OK(json_read(&tree, path, &err));
     return tree;
 }
 
@@ -274,7 +274,7 @@ static void write_shard(const char *path) {
                             .file_count = 1,
                             .sources = SOURCES,
                             .source_count = 1};
-    if (shard_finish(w, &info, &err) != ERR_OK) fail_msg("%s", err.msg);
+    OK(shard_finish(w, &info, &err));
 }
 
 static void test_held_out(void **state) {
@@ -326,7 +326,7 @@ static void expect_card(const char *before, const char *after) {
     Buf text = {0};
     (void)save("README.md", before);
     for (int again = 0; again < 2; again++) { /* and what was put there is found again */
-        if (card_set_results(folder, results, 1, &err) != ERR_OK) fail_msg("%s", err.msg);
+        OK(card_set_results(folder, results, 1, &err));
         buf_clear(&text);
         read_file(&text, in_folder("README.md"));
         assert_string_equal(text.data, after);
@@ -575,13 +575,13 @@ static void test_page(void **state) {
     (void)snprintf(json, sizeof json, "%s", in_folder("page.json"));
     (void)snprintf(more, sizeof more, "%s", in_folder("more.json"));
     (void)snprintf(found, sizeof found, "%s", in_folder("doubted.jsonl"));
-    if (eval(NULL, &err, model, "--data", other, "--map-field", "subject", "--label-map", map,
-             "--no-baselines", "--out", more, NULL) != ERR_OK)
-        fail_msg("%s", err.msg);
-    if (eval(&table, &err, model, "--data", data, "--train-data", data, "--slice", "subject", "--slice",
-             "length", "--slice", "source", "--slice", "script", "--robust", "--robust-rows", "30",
-             "--report", page, "--also", more, "--system", system, "--suspects", found, NULL) != ERR_OK)
-        fail_msg("%s", err.msg);
+    ok(eval(NULL, &err, model, "--data", other, "--map-field", "subject", "--label-map", map,
+            "--no-baselines", "--out", more, NULL),
+       &err);
+    ok(eval(&table, &err, model, "--data", data, "--train-data", data, "--slice", "subject", "--slice",
+            "length", "--slice", "source", "--slice", "script", "--robust", "--robust-rows", "30", "--report",
+            page, "--also", more, "--system", system, "--suspects", found, NULL),
+       &err);
     read_file(&html, page);
     cJSON *tree = read_tree(json);
     assert_true(check_numbers(html.data, tree) > 300);
@@ -645,9 +645,9 @@ static void test_command_errors(void **state) {
     (void)snprintf(model, sizeof model, "%s", in_folder("tiny.safetensors"));
     (void)snprintf(train, sizeof train, "%s", in_folder("train.jsonl"));
     Err err = {0};
-    if (eval(NULL, &err, model, "--data", train, "--split", "train", "--no-baselines", "--suspects", found,
-             NULL) != ERR_OK)
-        fail_msg("%s", err.msg); /* named: warned about, and written */
+    ok(eval(NULL, &err, model, "--data", train, "--split", "train", "--no-baselines", "--suspects", found,
+            NULL),
+       &err); /* named: warned about, and written */
     assert_true(file_exists(found));
     char page[200];
     (void)snprintf(page, sizeof page, "%s", in_folder("none.html"));

@@ -177,7 +177,7 @@ static void run(Robust *out, int threads, size_t rows, uint64_t start) {
     RobustRule rule = {.rows = rows, .seed = start, .path = blob_path(), .threads = pool};
     assert_int_equal(predict_open(&rule.predictor, rule.path, &rule.rule, pool, &err), ERR_OK);
     assert_int_equal(predict_all(rule.predictor, p, seen, texts, N, "test", &err), ERR_OK);
-    if (robust_run(out, &rule, texts, labels, p, seen, N, &err) != ERR_OK) fail_msg("%s", err.msg);
+    OK(robust_run(out, &rule, texts, labels, p, seen, N, &err));
     predict_close(rule.predictor);
     threads_close(pool);
 }
@@ -250,7 +250,7 @@ static void test_truncate(void **state) {
         over[1] += seen[i].tokens > 256;
     }
     assert_true(over[0] > over[1] && over[1] > 0 && over[0] < N);
-    if (robust_run(&out, &rule, texts, labels, p, seen, N, &err) != ERR_OK) fail_msg("%s", err.msg);
+    OK(robust_run(&out, &rule, texts, labels, p, seen, N, &err));
     int found = 0;
     for (size_t i = 0; i < out.count; i++) {
         if (strcmp(out.results[i].which.kind, "truncate") != 0) continue;

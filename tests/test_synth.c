@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 
 #include "core/file.h"
 #include "core/json.h"
@@ -1144,12 +1143,6 @@ static pid_t start(const char *plan, const char *out, const char *more) {
     if (log < 0 || result < 0 || dup2(log, 2) < 0 || dup2(result, 1) < 0) _exit(99);
     (void)execv(ROUTER_PROGRAM, (char *const *)(uintptr_t)args);
     _exit(98);
-}
-
-static int finish(pid_t pid) {
-    int status = 0;
-    assert_int_equal(waitpid(pid, &status, 0), pid);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
 }
 
 static void nap(double seconds) {

@@ -38,7 +38,7 @@ static void encode(const Tokenizer *t, TokenizerRule rule, const char *text, siz
                    size_t *whole) {
     Err err = {0};
     buf_clear(ids);
-    if (tokenizer_encode(t, &rule, text, n, ids, whole, &err) != ERR_OK) fail_msg("%s", err.msg);
+    OK(tokenizer_encode(t, &rule, text, n, ids, whole, &err));
 }
 
 /* ---- published ids ---- */
@@ -226,7 +226,7 @@ static void train(Buf *out, uint64_t words, int threads) {
     }
     seed = old;
     Err err = {0};
-    if (spm_train(out, sentences, lengths, COUNT, 400, threads, &err) != ERR_OK) fail_msg("%s", err.msg);
+    OK(spm_train(out, sentences, lengths, COUNT, 400, threads, &err));
     for (size_t i = 0; i < COUNT; i++) buf_free(&texts[i]);
 }
 
@@ -288,7 +288,7 @@ static void expect_train(const char *text, size_t n, int pieces, ErrCode want, c
     if (message) assert_string_equal(err.msg, message);
     if (rc == ERR_OK) {
         Tokenizer *t;
-        if (tokenizer_open_bytes(&t, out.data, out.len, &err) != ERR_OK) fail_msg("%s", err.msg);
+        OK(tokenizer_open_bytes(&t, out.data, out.len, &err));
         tokenizer_close(t);
     }
     buf_free(&out);
@@ -465,7 +465,7 @@ static void test_tiny_model(void **state) {
     tiny_charsmap(&charsmap);
     tiny_spm(&bytes, &(TinySpm){.charsmap = &charsmap});
     Err err = {0};
-    if (tokenizer_open_bytes(&t, bytes.data, bytes.len, &err) != ERR_OK) fail_msg("%s", err.msg);
+    OK(tokenizer_open_bytes(&t, bytes.data, bytes.len, &err));
     encode(t, (TokenizerRule){0}, "ABC abc", 7, &ids, NULL);
     /* The rule makes A an a; B and C are no pieces and become bytes. */
     const int32_t want[] = {1, TINY_FIRST + 6, 4 + 'B', 4 + 'C', TINY_FIRST + 0, TINY_FIRST + 5, 2};
@@ -690,9 +690,9 @@ static void test_save(void **state) {
     (void)state;
     const char *dir = in_folder("saved");
     Err err = {0};
-    if (tokenizer_save(trained, dir, 256, &err) != ERR_OK) fail_msg("%s", err.msg);
+    OK(tokenizer_save(trained, dir, 256, &err));
     Tokenizer *t;
-    if (tokenizer_open(&t, dir, &err) != ERR_OK) fail_msg("%s", err.msg);
+    OK(tokenizer_open(&t, dir, &err));
     assert_string_equal(tokenizer_digest(t), tokenizer_digest(trained));
     tokenizer_close(t);
     cJSON *root;
@@ -739,22 +739,20 @@ static void test_command(void **state) {
     (void)snprintf(spm, sizeof spm, "%s/tiny.model", folder);
     assert_int_equal(file_save(spm, model.data, model.len, NULL), ERR_OK);
 
-    if (COMMAND(&out, &err, "a abc", "--model", spm) != ERR_OK) fail_msg("%s", err.msg);
+    ok(COMMAND(&out, &err, "a abc", "--model", spm), &err);
     assert_string_equal(out.data,
                         "\"a abc\"\n"
                         "  [CLS]  \xe2\x96\x81"
                         "a   \xe2\x96\x81    abc  [SEP]\n"
                         "  1      266  260  265  2    \n"
                         "  5 tokens\n\n");
-    if (COMMAND(&out, &err, "a abc", "--model", spm, "--no-specials", "--max-tokens", "1") != ERR_OK)
-        fail_msg("%s", err.msg);
+    ok(COMMAND(&out, &err, "a abc", "--model", spm, "--no-specials", "--max-tokens", "1"), &err);
     assert_string_equal(out.data,
                         "\"a abc\"\n  \xe2\x96\x81"
                         "a \n  266\n  1 tokens of 3\n\n");
 
     const char *lines = save("a.jsonl", "{\"text\": \"a\\u0000\"}\n\n{\"text\": \"[MASK]\", \"x\": 1}\n");
-    if (COMMAND(&out, &err, "--json", "--input", lines, "--model", spm, "--threads", "2") != ERR_OK)
-        fail_msg("%s", err.msg);
+    ok(COMMAND(&out, &err, "--json", "--input", lines, "--model", spm, "--threads", "2"), &err);
     assert_string_equal(out.data, "{\"ids\": [1, 266, 4, 2]}\n{\"ids\": [1, 270, 2]}\n");
 
     char want[512];
@@ -804,9 +802,9 @@ static void test_train_command(void **state) {
     char model[2][256];
     for (int i = 0; i < 2; i++) {
         (void)snprintf(model[i], sizeof model[i], "%s/train%d.model", folder, i);
-        if (COMMAND(&out, &err, "--train", "--input", jsonl, "--vocab-size", "300", "--out", model[i],
-                    "--threads", i ? "1" : "2") != ERR_OK)
-            fail_msg("%s", err.msg);
+        ok(COMMAND(&out, &err, "--train", "--input", jsonl, "--vocab-size", "300", "--out", model[i],
+                   "--threads", i ? "1" : "2"),
+           &err);
     }
     char want[400];
     (void)snprintf(want, sizeof want, "%s: 300 pieces from 100 texts\n", model[1]);
@@ -815,12 +813,11 @@ static void test_train_command(void **state) {
     assert_int_equal(file_read(&b, model[1], 1 << 20, NULL), ERR_OK);
     assert_same_ids(&a, &b);
     /* a folder gets all the files; the second input is one of plain lines */
-    if (COMMAND(&out, &err, "--train", "--text-lines", "--input", plain, "--input", jsonl, "--out", folder) !=
-        ERR_OK)
-        fail_msg("%s", err.msg);
+    ok(COMMAND(&out, &err, "--train", "--text-lines", "--input", plain, "--input", jsonl, "--out", folder),
+       &err);
     assert_true(file_exists(in_folder("spm.model")));
     assert_true(file_exists(in_folder("tokenizer_config.json")));
-    if (COMMAND(&out, &err, "ka", "--model", folder, "--json") != ERR_OK) fail_msg("%s", err.msg);
+    ok(COMMAND(&out, &err, "ka", "--model", folder, "--json"), &err);
     assert_int_equal(COMMAND(&out, &err, "--train", "--input", jsonl), ERR_ARGUMENT);
     assert_string_equal(err.msg, "--out: expected the spm.model to write");
     assert_int_equal(COMMAND(&out, &err, "--train", "--out", model[0], "text"), ERR_ARGUMENT);

@@ -4,7 +4,6 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/resource.h>
-#include <sys/wait.h>
 
 #include "core/file.h"
 #include "core/flags.h"
@@ -49,13 +48,6 @@ static Run start(const char *out, const char *const *options) {
     _exit(98);
 }
 
-/* Exit status, or minus the signal that ended it. */
-static int finish(Run run) {
-    int status = 0;
-    assert_int_equal(waitpid(run.pid, &status, 0), run.pid);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
-}
-
 static const char *messages(void) {
     static Buf text;
     read_file(&text, in_folder("stderr"));
@@ -63,7 +55,7 @@ static const char *messages(void) {
 }
 
 static void expect(int status, Run run) {
-    const int found = finish(run);
+    const int found = finish(run.pid);
     if (found != status) fail_msg("exit status %d, expected %d: %s", found, status, messages());
 }
 
@@ -213,7 +205,7 @@ static void interrupt(const char *name, const char *const *options) {
             wait_seconds(0.001);
         }
         (void)kill(run.pid, SIGINT);
-        status = finish(run);
+        status = finish(run.pid);
     }
     if (status != 130) fail_msg("exit status %d, expected 130: %s", status, messages());
 }
@@ -232,7 +224,7 @@ static void interrupt_and_resume(const char *name, const char *const *options, c
     const Run run = start(in_folder("%s", name), resume);
     while (state_step(name) == step && progress_clock() - run.started < 60) wait_seconds(0.001);
     (void)kill(run.pid, SIGTERM);
-    const int status = finish(run);
+    const int status = finish(run.pid);
     if (status != 130 && status != 0) fail_msg("exit status %d, expected 130: %s", status, messages());
     assert_true(state_step(name) > step);
     expect(0, start(in_folder("%s", name), resume));
@@ -254,7 +246,7 @@ static void kill_until_done(const char *name, const char *const *options, const 
                          (kills < 4 ? 2400 : 1200)); /* the first ones surely in time */
             (void)kill(run.pid, SIGKILL);
         }
-        status = finish(run);
+        status = finish(run.pid);
         if (status == -SIGKILL)
             kills++;
         else if (status != 0)

@@ -23,6 +23,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -191,6 +192,13 @@ static inline ErrCode run_command(const Command *command, Buf *out, Err *err, co
     flags_free(command, options, &arguments);
     free(options);
     return rc;
+}
+
+/* Waits for a child. Its exit status, or minus the signal that ended it. */
+static inline int finish(pid_t pid) {
+    int status = 0;
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
 }
 
 #endif
