@@ -1,17 +1,12 @@
 /* data/synth.h - asks a model for prompts, many requests at once, within a budget.
  *
- * Limits: before a request is sent, the most that it can cost (synth_prompt_tokens, max_tokens, prices) is reserved together
+ * Limits: before a request is sent, the most that it can cost (chat_tokens_in, max_tokens, prices) is reserved together
  * with what is on its way, was spent, or may have been spent by requests that got no answer; one that does not fit is not sent.
  * So tokens and cost stay within the budget whatever the answers are, over all runs on one journal; the time is that of one run.
  * What a server counts beyond max_tokens or a token per byte is outside of that.
  *
- * Failures: timeouts, lost connections, 408, 425, 429 and 5xx are retried with growing, jittered pauses, after Retry-After
- * where that is longer; a 429 also halves the number of requests at a time, answers raise it again. A request refused
- * with another 4xx is not asked again. Wrong keys, redirects, and servers that answer nothing usable end the run; all that was
- * answered is in the journal, and the next run goes on from there.
- *
- * The key is read from the environment; it goes into one header of the requests and nowhere else, and is blotted out where
- * a server's answer repeats it. */
+ * Failures: as in data/ask.h. A request that is refused is not asked again. What ends the run leaves all that was answered in
+ * the journal, and the next run goes on from there. */
 #ifndef DATA_SYNTH_H
 #define DATA_SYNTH_H
 
@@ -27,7 +22,7 @@
 #include "data/synth_plan.h"
 
 typedef struct {
-    const SynthPlan *plan;
+    SynthPlan *plan;          /* its models take their keys from the environment */
     const char *out;          /* .jsonl or .jsonl.zst; its journal is beside it: OUT.journal */
     const FlagList *examples; /* real rows with labels: shown to the model, and not to be repeated */
     const FlagList *against;  /* benchmarks, which no row may overlap */
@@ -40,7 +35,7 @@ typedef struct {
     SynthTally *tallies;              /* of each domain; owned */
     uint64_t requests, answers, gone; /* of all runs */
     uint64_t retries, throttled, cut; /* of this one; throttled: 429s; cut: answers that reached max_tokens */
-    SynthSpend spent, lost;
+    ChatSpend spent, lost;
     bool complete;
     const char *stopped; /* the limit that ended the run: "tokens"; NULL: none */
 } SynthReport;
@@ -61,6 +56,6 @@ ErrCode synth_preview(Buf *bodies, SynthEstimate *estimate, const SynthOptions *
 
 /* Name of the environment variable that a model's key is taken from, or NULL: none is set. OPENAI_API_KEY goes to
  * api.openai.com alone, unless the plan names it. */
-const char *synth_key_name(const SynthModel *model);
+const char *synth_key_name(const Chat *model);
 
 #endif

@@ -7,6 +7,7 @@
 #include "core/json.h"
 #include "core/progress.h"
 #include "core/text.h"
+#include "data/ask.h"
 #include "data/synth.h"
 
 typedef struct {
@@ -36,8 +37,8 @@ static const Flag FLAGS[] = {
      "Cost by the plan's prices, of all runs; a request that could exceed it is not sent."},
     {"max_minutes", NULL, FLAG_FLOAT, offsetof(SynthCmdOptions, max_minutes), "0", 0, 1e7, NULL,
      "Minutes, of this run."},
-    {"concurrency", NULL, FLAG_INT, offsetof(SynthCmdOptions, concurrency), "0", 0,
-     SYNTH_PLAN_CONCURRENCY_MAX, NULL, "Requests at a time."},
+    {"concurrency", NULL, FLAG_INT, offsetof(SynthCmdOptions, concurrency), "0", 0, ASK_AT_ONCE_MAX, NULL,
+     "Requests at a time."},
     {"dry_run", NULL, FLAG_INT, offsetof(SynthCmdOptions, dry_run), "0", 0, 200, NULL,
      "#Run\nShow so many requests and what all would cost; send nothing."},
     {"finish", NULL, FLAG_BOOL, offsetof(SynthCmdOptions, finish), NULL, 0, 0, NULL,
@@ -66,7 +67,7 @@ static bool add(cJSON *object, const char *key, double v) {
     return cJSON_AddNumberToObject(object, key, v) != NULL;
 }
 
-static cJSON *spend_json(SynthSpend s) {
+static cJSON *spend_json(ChatSpend s) {
     cJSON *o = cJSON_CreateObject();
     if (o && add(o, "tokens_in", (double)s.in) && add(o, "tokens_out", (double)s.out) &&
         add(o, "cost", s.cost))
@@ -115,7 +116,7 @@ static void put_json(Buf *out, const SynthPlan *p, const SynthReport *r, const c
     cJSON_Delete(o);
 }
 
-static void put_spend(Buf *out, const char *what, SynthSpend s) {
+static void put_spend(Buf *out, const char *what, ChatSpend s) {
     buf_printf(out, "  %-34s %12lld in %12lld out", what, (long long)s.in, (long long)s.out);
     if (s.cost > 0) buf_printf(out, "   cost %.4f", s.cost);
     buf_puts(out, "\n");
@@ -195,7 +196,7 @@ static ErrCode put_requests(Buf *out, const Buf *bodies, Err *err) {
 static void put_estimate(Buf *out, const SynthPlan *p, const SynthEstimate *e) {
     const char *key = synth_key_name(&p->writer);
     Buf url = {0};
-    http_put_url(&url, p->writer.base_url);
+    http_put_url(&url, p->writer.url);
     buf_printf(out, "Nothing was sent. To %s, model %s, key from %s%s:\n",
                url.failed ? "the endpoint" : url.data, p->writer.model,
                key                 ? key

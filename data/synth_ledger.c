@@ -33,7 +33,7 @@ typedef struct {
 
 typedef struct {
     SynthJob job;
-    SynthSpend most;
+    ChatSpend most;
 } Flight;
 
 typedef struct {
@@ -258,17 +258,11 @@ static ErrCode take_gone(SynthLedger *l, const SynthJob *job, Err *err) {
 
 /* ---- what is spent ---- */
 
-static void add_spend(SynthSpend *to, SynthSpend s, int sign) {
-    to->in += sign * s.in;
-    to->out += sign * s.out;
-    to->cost += sign * s.cost;
-}
-
 static bool same_job(const SynthJob *a, const SynthJob *b) {
     return a->kind == b->kind && a->i == b->i && a->n == b->n;
 }
 
-static ErrCode take_sent(SynthLedger *l, const SynthJob *job, SynthSpend most, Err *err) {
+static ErrCode take_sent(SynthLedger *l, const SynthJob *job, ChatSpend most, Err *err) {
     if (l->flight_count == l->flight_cap) {
         const size_t cap = 2 * l->flight_cap + 16;
         Flight *more = mem_resize(l->flights, cap, sizeof *more);
@@ -278,27 +272,27 @@ static ErrCode take_sent(SynthLedger *l, const SynthJob *job, SynthSpend most, E
     }
     l->flights[l->flight_count++] = (Flight){*job, most};
     l->view.requests++;
-    add_spend(&l->view.reserved, most, 1);
+    chat_add(&l->view.reserved, &most, 1);
     return ERR_OK;
 }
 
 /* The reservation of a job ends; its last flight, into *most. */
-static bool end_flight(SynthLedger *l, const SynthJob *job, SynthSpend *most) {
+static bool end_flight(SynthLedger *l, const SynthJob *job, ChatSpend *most) {
     for (size_t i = l->flight_count; i-- > 0;) {
         if (!same_job(&l->flights[i].job, job)) continue;
         *most = l->flights[i].most;
         l->flights[i] = l->flights[--l->flight_count];
-        add_spend(&l->view.reserved, *most, -1);
-        if (l->flight_count == 0) l->view.reserved = (SynthSpend){0}; /* no rest of rounding */
+        chat_add(&l->view.reserved, most, -1);
+        if (l->flight_count == 0) l->view.reserved = (ChatSpend){0}; /* no rest of rounding */
         return true;
     }
     return false;
 }
 
 static void lose_flights(SynthLedger *l) {
-    for (size_t i = 0; i < l->flight_count; i++) add_spend(&l->view.lost, l->flights[i].most, 1);
+    for (size_t i = 0; i < l->flight_count; i++) chat_add(&l->view.lost, &l->flights[i].most, 1);
     l->flight_count = 0;
-    l->view.reserved = (SynthSpend){0};
+    l->view.reserved = (ChatSpend){0};
 }
 
 /* ---- the journal ---- */
@@ -319,8 +313,8 @@ static ErrCode read_job(SynthJob *job, const cJSON *entry, Err *err) {
     return err_set(err, ERR_FORMAT, "an entry of no known job");
 }
 
-static ErrCode read_spend(SynthSpend *s, const cJSON *entry, Err *err) {
-    *s = (SynthSpend){0};
+static ErrCode read_spend(ChatSpend *s, const cJSON *entry, Err *err) {
+    *s = (ChatSpend){0};
     TRY(json_get_int(&s->in, entry, "in", 0, (int64_t)1 << 40, err));
     TRY(json_get_int(&s->out, entry, "out", 0, (int64_t)1 << 40, err));
     return json_get_double(&s->cost, entry, "cost", 0, 1e12, err);
@@ -349,7 +343,7 @@ static ErrCode read_plan(SynthLedger *l, const cJSON *entry, Err *err) {
 static ErrCode read_entry(void *arg, cJSON *entry, Err *err) {
     SynthLedger *l = arg;
     SynthJob job = {0};
-    SynthSpend spend;
+    ChatSpend spend;
     const char *kind = "", *time_text = "";
     TRY(json_get_string(&kind, entry, "kind", err));
     if (strcmp(kind, "plan") == 0) return read_plan(l, entry, err);
@@ -363,17 +357,17 @@ static ErrCode read_entry(void *arg, cJSON *entry, Err *err) {
     TRY(read_spend(&spend, entry, err));
     if (strcmp(kind, "sent") == 0) return take_sent(l, &job, spend, err);
     if (strcmp(kind, "gone") == 0) return take_gone(l, &job, err);
-    SynthSpend most;
+    ChatSpend most;
     if (!end_flight(l, &job, &most)) return err_set(err, ERR_FORMAT, "an answer to what was not sent");
     if (strcmp(kind, "failed") == 0) {
         bool lost = true;
         TRY(json_get_bool(&lost, entry, "lost", err));
-        if (lost) add_spend(&l->view.lost, most, 1);
+        if (lost) chat_add(&l->view.lost, &most, 1);
         return ERR_OK;
     }
     if (strcmp(kind, "answer") != 0) return err_set(err, ERR_FORMAT, "an entry of no known kind");
     TRY(json_get_string(&time_text, entry, "time", err));
-    add_spend(&l->view.spent, spend, 1);
+    chat_add(&l->view.spent, &spend, 1);
     l->view.answers++;
     return take_answer(l, &job, cJSON_GetObjectItemCaseSensitive(entry, "list"), time_text, err);
 }
@@ -390,7 +384,7 @@ static cJSON *new_entry(const char *kind, const SynthJob *job) {
     return NULL;
 }
 
-static bool put_spend(cJSON *e, SynthSpend s) {
+static bool put_spend(cJSON *e, ChatSpend s) {
     return cJSON_AddNumberToObject(e, "in", (double)s.in) &&
            cJSON_AddNumberToObject(e, "out", (double)s.out) &&
            (!(s.cost > 0) || cJSON_AddNumberToObject(e, "cost", s.cost));
@@ -416,7 +410,7 @@ ErrCode synth_ledger_sync(SynthLedger *l, Err *err) {
     return journal_sync(l->journal, err);
 }
 
-ErrCode synth_ledger_sent(SynthLedger *l, const SynthJob *job, SynthSpend most, Err *err) {
+ErrCode synth_ledger_sent(SynthLedger *l, const SynthJob *job, ChatSpend most, Err *err) {
     cJSON *e = new_entry("sent", job);
     TRY(add_entry(l, e, e && put_spend(e, most), err));
     return take_sent(l, job, most, err);
@@ -444,12 +438,12 @@ static ErrCode write_gone(SynthLedger *l, Err *err) {
     return ERR_OK;
 }
 
-ErrCode synth_ledger_answered(SynthLedger *l, const SynthJob *job, SynthSpend spent, cJSON *list,
+ErrCode synth_ledger_answered(SynthLedger *l, const SynthJob *job, ChatSpend spent, cJSON *list,
                               const char *why, Err *err) {
     char now[24] = "";
     const time_t seconds = time(NULL);
     struct tm utc;
-    SynthSpend most;
+    ChatSpend most;
     if (gmtime_r(&seconds, &utc)) (void)strftime(now, sizeof now, "%Y-%m-%dT%H:%M:%SZ", &utc);
     TRY(write_gone(l, err));
     cJSON *e = new_entry("answer", job);
@@ -461,16 +455,16 @@ ErrCode synth_ledger_answered(SynthLedger *l, const SynthJob *job, SynthSpend sp
     TRY(add_entry(l, e, good, err));
     untake(l, job);
     (void)end_flight(l, job, &most);
-    add_spend(&l->view.spent, spent, 1);
+    chat_add(&l->view.spent, &spent, 1);
     l->view.answers++;
     return take_answer(l, job, list, now, err);
 }
 
 ErrCode synth_ledger_failed(SynthLedger *l, const SynthJob *job, bool lost, Err *err) {
-    SynthSpend most;
+    ChatSpend most;
     cJSON *e = new_entry("failed", job);
     TRY(add_entry(l, e, e && cJSON_AddBoolToObject(e, "lost", lost), err));
-    if (end_flight(l, job, &most) && lost) add_spend(&l->view.lost, most, 1);
+    if (end_flight(l, job, &most) && lost) chat_add(&l->view.lost, &most, 1);
     return ERR_OK;
 }
 

@@ -20,6 +20,7 @@
 #include <stdint.h>
 
 #include "core/err.h"
+#include "data/chat.h"
 #include "data/near.h"
 #include "data/overlap.h"
 #include "data/synth_plan.h"
@@ -36,11 +37,6 @@ typedef struct {
     uint64_t i;
     int n;
 } SynthJob;
-
-typedef struct {
-    int64_t in, out; /* tokens */
-    double cost;
-} SynthSpend;
 
 typedef enum {
     SYNTH_DROP_UNFIT,   /* no text, too short or too long */
@@ -74,7 +70,7 @@ typedef struct {
     SynthRow *rows;
     uint64_t row_count;
     uint64_t requests, answers, gone; /* requests sent, of all runs */
-    SynthSpend spent, lost, reserved; /* answered; sent and never answered; on its way (the most it can be) */
+    ChatSpend spent, lost, reserved;  /* answered; sent and never answered; on its way (the most it can be) */
 } SynthView;
 
 typedef struct SynthLedger SynthLedger;
@@ -94,8 +90,8 @@ ErrCode synth_ledger_body(const SynthLedger *ledger, const SynthJob *job, Buf *b
 void synth_ledger_return(SynthLedger *ledger, const SynthJob *job);
 
 /* Entries; durable after synth_ledger_sync. most: the most a request can cost. list: of the answer, NULL with why. */
-ErrCode synth_ledger_sent(SynthLedger *ledger, const SynthJob *job, SynthSpend most, Err *err) ERR_CHECKED;
-ErrCode synth_ledger_answered(SynthLedger *ledger, const SynthJob *job, SynthSpend spent, cJSON *list,
+ErrCode synth_ledger_sent(SynthLedger *ledger, const SynthJob *job, ChatSpend most, Err *err) ERR_CHECKED;
+ErrCode synth_ledger_answered(SynthLedger *ledger, const SynthJob *job, ChatSpend spent, cJSON *list,
                               const char *why, Err *err) ERR_CHECKED;
 ErrCode synth_ledger_failed(SynthLedger *ledger, const SynthJob *job, bool lost, Err *err) ERR_CHECKED;
 /* Not asked again in this run; and in none, once a later request is answered (a server that is down fails all). */

@@ -10,6 +10,7 @@
 #include "core/json.h"
 #include "core/mem.h"
 #include "core/text.h"
+#include "data/ask.h"
 
 enum { PLAN_MAX = 16 << 20, TOPICS_MAX = 100000, TOPIC_BYTES = 400 };
 
@@ -98,25 +99,6 @@ static ErrCode get_text(const char **out, const cJSON *object, const char *key, 
     return err_set(err, ERR_ARGUMENT, "key \"%s\": the text is empty", key);
 }
 
-static ErrCode get_choice(int *out, const cJSON *object, const char *key, const char *const *names, int count,
-                          Err *err) {
-    const char *text = NULL;
-    GET(json_get_string(&text, object, key, err));
-    if (!text) return ERR_OK;
-    for (int i = 0; i < count; i++) {
-        if (strcmp(text, names[i]) != 0) continue;
-        *out = i;
-        return ERR_OK;
-    }
-    char shown[68];
-    Buf all = {0};
-    for (int i = 0; i < count; i++) buf_printf(&all, "%s%s", i ? ", " : "", names[i]);
-    const ErrCode rc = err_set(err, ERR_ARGUMENT, "key \"%s\": found \"%s\", expected one of %s", key,
-                               text_excerpt(shown, 64, text, strlen(text)), all.failed ? "others" : all.data);
-    buf_free(&all);
-    return rc;
-}
-
 /* ---- models ---- */
 
 static bool is_environment_name(const char *s) {
@@ -127,59 +109,37 @@ static bool is_environment_name(const char *s) {
     return true;
 }
 
-static ErrCode check_url(const SynthModel *m, Err *err) {
+static ErrCode get_url(Chat *m, const cJSON *object, Err *err) {
+    const char *base = NULL;
     Buf shown = {0};
-    http_put_url(&shown, m->base_url);
+    if (m->url && !member(object, "base_url")) return ERR_OK;
+    TRY(get_text(&base, object, "base_url", err));
+    http_put_url(&shown, base);
     const ErrCode rc = buf_ok(&shown, err);
-    const bool odd = rc == ERR_OK && (shown.data[0] == '(' || strpbrk(m->base_url, "@?#"));
+    const bool odd = rc == ERR_OK && (shown.data[0] == '(' || strpbrk(base, "@?#"));
     buf_free(&shown);
-    if (rc != ERR_OK || !odd) return rc;
+    TRY(rc);
+    if (!odd) return chat_set_url(m, base, err);
     return err_set(
         err, ERR_ARGUMENT,
         "key \"base_url\": expected a URL such as http://127.0.0.1:8000/v1, without name, password or query");
 }
 
-static ErrCode get_model(SynthModel *m, const cJSON *object, Err *err) {
-    static const char *const JSON[] = {"off", "object", "schema"}, *const FIELDS[] = {
-                                                                       "max_tokens", "max_completion_tokens"};
-    int json = (int)m->json, field = strcmp(m->tokens_field, FIELDS[1]) == 0;
-    TRY(get_text(&m->base_url, object, "base_url", err));
-    TRY(check_url(m, err));
-    TRY(get_text(&m->model, object, "model", err));
-    GET(json_get_string(&m->key_env, object, "api_key_env", err));
+/* What is missing stays as it is. */
+static ErrCode get_model(Chat *m, const cJSON *object, Err *err) {
+    static const char *const OURS[] = {"top_p", "seed", "response_format"};
+    TRY(get_url(m, object, err));
+    GET(chat_read(m, object, err));
+    if (!m->model) return err_set(err, ERR_ARGUMENT, "key \"model\" is missing: expected a string");
     if (m->key_env && !is_environment_name(m->key_env))
         return err_set(err, ERR_ARGUMENT,
                        "key \"api_key_env\": expected the name of an environment variable, such as "
                        "OPENAI_API_KEY (a key "
                        "itself must not stand in a plan)");
-    TRY(get_choice(&json, object, "json", JSON, 3, err));
-    TRY(get_choice(&field, object, "tokens_field", FIELDS, 2, err));
-    m->json = (SynthJson)json;
-    m->tokens_field = FIELDS[field];
-    GET(json_get_bool(&m->stream, object, "stream", err));
-    GET(json_get_bool(&m->send_seed, object, "send_seed", err));
-    GET(json_get_double(&m->temperature, object, "temperature", 0, 5, err));
-    GET(json_get_double(&m->top_p, object, "top_p", 0, 1, err));
-    GET(json_get_double(&m->price_in, object, "price_in", 0, 1e6, err));
-    GET(json_get_double(&m->price_out, object, "price_out", 0, 1e6, err));
-    GET(json_get_double(&m->connect_s, object, "connect_seconds", 0.01, 3600, err));
-    GET(json_get_double(&m->timeout_s, object, "timeout_seconds", 0.01, 86400, err));
-    GET(json_get_int(&m->max_tokens, object, "max_tokens", 1, 1000000, err));
-    if (member(object, "extra")) m->extra = member(object, "extra");
-    if (m->extra && !cJSON_IsObject(m->extra))
-        return err_set(err, ERR_ARGUMENT,
-                       "key \"extra\": expected an object of further members of a request");
-    const cJSON *item;
-    cJSON_ArrayForEach(item, m->extra) {
-        static const char *const OURS[] = {
-            "model", "messages", "stream",          "stream_options",        "max_tokens", "temperature",
-            "top_p", "seed",     "response_format", "max_completion_tokens", "n"};
-        for (size_t i = 0; i < sizeof OURS / sizeof *OURS; i++)
-            if (strcmp(item->string, OURS[i]) == 0)
-                return err_set(err, ERR_ARGUMENT,
-                               "key \"extra\": \"%s\" is set by the plan's other keys, or not at all",
-                               OURS[i]);
-    }
+    for (size_t i = 0; i < sizeof OURS / sizeof *OURS; i++)
+        if (member(member(object, "extra"), OURS[i]))
+            return err_set(err, ERR_ARGUMENT,
+                           "key \"extra\": \"%s\" is set by the plan's other keys, or not at all", OURS[i]);
     return ERR_OK;
 }
 
@@ -190,27 +150,23 @@ static ErrCode get_model(SynthModel *m, const cJSON *object, Err *err) {
 static ErrCode parse_models(SynthPlan *p, Err *err) {
     static const char *const KEYS[] = {MODEL_KEYS}, *const JUDGE_KEYS[] = {MODEL_KEYS, "votes", "agree"};
     const cJSON *endpoint = member(p->tree, "endpoint"), *judge = member(p->tree, "judge");
-    p->writer = (SynthModel){.tokens_field = "max_tokens",
-                             .send_seed = true,
-                             .temperature = 1,
-                             .top_p = 1,
-                             .connect_s = 20,
-                             .timeout_s = 300,
-                             .max_tokens = 2048};
+    p->writer = chat_default();
+    p->judge = chat_default();
+    p->writer.send_seed = p->judge.send_seed = true;
+    p->writer.temperature = 1;
     if (!endpoint)
         return err_set(err, ERR_ARGUMENT,
                        "key \"endpoint\" is missing: expected {\"base_url\": ..., \"model\": ...}");
     ErrCode rc = check_keys(endpoint, KEYS, sizeof KEYS / sizeof *KEYS, err);
     if (rc == ERR_OK) rc = get_model(&p->writer, endpoint, err);
     if (rc != ERR_OK) return err_context(err, rc, "endpoint");
-    p->judge = p->writer;
     if (!judge) return ERR_OK;
+    rc = get_model(&p->judge, endpoint, err);
     p->judge.temperature = 0;
     p->judge.max_tokens = 1024;
-    rc = check_keys(judge, JUDGE_KEYS, sizeof JUDGE_KEYS / sizeof *JUDGE_KEYS, err);
+    if (rc == ERR_OK) rc = check_keys(judge, JUDGE_KEYS, sizeof JUDGE_KEYS / sizeof *JUDGE_KEYS, err);
     if (rc == ERR_OK) rc = get_model(&p->judge, judge, err);
-    if (rc == ERR_OK && !http_same_origin(p->judge.base_url, p->writer.base_url) &&
-        !member(judge, "api_key_env"))
+    if (rc == ERR_OK && !http_same_origin(p->judge.url, p->writer.url) && !member(judge, "api_key_env"))
         rc = err_set(err, ERR_ARGUMENT,
                      "key \"api_key_env\" is missing: a key of the endpoint is not sent to another host");
     p->votes = 1;
@@ -507,7 +463,7 @@ static ErrCode parse_tree(SynthPlan *p, Err *err) {
     GET(json_get_int(&rows, p->tree, "rows", 0, 100000000, err));
     GET(json_get_int(&p->rows_per_request, p->tree, "rows_per_request", 1, SYNTH_PLAN_ROWS_MAX, err));
     GET(json_get_int(&p->examples_per_request, p->tree, "examples_per_request", 0, 20, err));
-    GET(json_get_int(&p->concurrency, p->tree, "concurrency", 1, SYNTH_PLAN_CONCURRENCY_MAX, err));
+    GET(json_get_int(&p->concurrency, p->tree, "concurrency", 1, ASK_AT_ONCE_MAX, err));
     TRY(parse_domains(p, rows, err));
     for (SynthTrait t = SYNTH_STYLE; t < SYNTH_TRAITS; t++) TRY(parse_trait(p, t, TRAIT_KEYS[t], err));
     TRY(parse_negatives(p, err));
@@ -543,10 +499,8 @@ void synth_plan_free(SynthPlan *p) {
     for (SynthTrait t = SYNTH_STYLE; t < SYNTH_TRAITS; t++) mem_free(p->traits[t].items);
     mem_free(p->domains);
     mem_free(p->negatives);
+    chat_free(&p->writer);
+    chat_free(&p->judge);
     cJSON_Delete(p->tree);
     *p = (SynthPlan){0};
-}
-
-double synth_plan_cost(const SynthModel *m, double tokens_in, double tokens_out) {
-    return 1e-6 * (tokens_in * m->price_in + tokens_out * m->price_out);
 }

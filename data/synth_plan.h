@@ -2,10 +2,7 @@
  *
  * One JSON object. Keys that begin with '_' are comments; an unknown key is an error that names the nearest known one.
  *
- *   endpoint   base_url ("http://127.0.0.1:8000/v1"), model, api_key_env (name of an environment variable),
- *              stream, json ("off", "object", "schema": response_format), tokens_field ("max_tokens" or
- *              "max_completion_tokens"), send_seed, temperature, top_p, max_tokens, price_in, price_out (of a million
- *              tokens), connect_seconds, timeout_seconds, extra (an object: further members of each request)
+ *   endpoint   base_url ("http://127.0.0.1:8000/v1"), and what data/chat.h says of a model
  *   judge      optional; votes, agree, and any key of endpoint that differs
  *   seed, rows (of each domain), rows_per_request, examples_per_request, concurrency
  *   domains    [{name, description, not, rows, topics}]; topics: a tree of arrays, objects and strings, or
@@ -28,24 +25,11 @@
 #include "core/err.h"
 #include "core/flags.h"
 #include "core/sha256.h"
+#include "data/chat.h"
 
-#define SYNTH_PLAN_VOTES_MAX       9
-#define SYNTH_PLAN_CONCURRENCY_MAX 256
-#define SYNTH_PLAN_ROWS_MAX        100 /* of one request */
-#define SYNTH_PLAN_DOMAINS_MAX     256
-
-typedef enum { SYNTH_JSON_OFF, SYNTH_JSON_OBJECT, SYNTH_JSON_SCHEMA } SynthJson;
-
-/* Strings are borrowed from the plan, or literals. */
-typedef struct {
-    const char *base_url, *model, *key_env; /* key_env: NULL for ROUTER_API_KEY, then OPENAI_API_KEY */
-    const char *tokens_field;
-    SynthJson json;
-    bool stream, send_seed;
-    double temperature, top_p, price_in, price_out, connect_s, timeout_s;
-    int64_t max_tokens;
-    const cJSON *extra; /* NULL: none */
-} SynthModel;
+#define SYNTH_PLAN_VOTES_MAX   9
+#define SYNTH_PLAN_ROWS_MAX    100 /* of one request */
+#define SYNTH_PLAN_DOMAINS_MAX 256
 
 typedef struct {
     const char *name, *text;
@@ -81,7 +65,7 @@ typedef enum {
 const char *synth_plan_trait(SynthTrait trait); /* "style" */
 
 typedef struct {
-    SynthModel writer, judge;
+    Chat writer, judge;   /* key_env NULL: ROUTER_API_KEY, then OPENAI_API_KEY */
     int64_t votes, agree; /* votes 0: no judge */
     int64_t seed, rows_per_request, examples_per_request, concurrency;
     SynthDomain *domains;
@@ -105,8 +89,5 @@ ErrCode synth_plan_parse(SynthPlan *plan, const char *text, size_t n, Err *err) 
 /* The same from a file; errors begin with its path. */
 ErrCode synth_plan_read(SynthPlan *plan, const char *path, Err *err) ERR_CHECKED;
 void synth_plan_free(SynthPlan *plan);
-
-/* The most a request costs, in the prices' currency. */
-double synth_plan_cost(const SynthModel *model, double tokens_in, double tokens_out);
 
 #endif

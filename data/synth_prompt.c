@@ -212,63 +212,23 @@ static void put_request(Buf *out, const SynthPlan *p, const SynthMaterial *m, co
     buf_printf(out, RULES, d->name, (long long)p->rows_per_request);
 }
 
-static void put_number(Buf *out, const char *key, double v) {
-    buf_printf(out, ",\"%s\":%.6g", key, v);
-}
-
-/* response_format; a schema of an object whose one member is an array of strings, or of objects with subtopics. */
-static void put_format(Buf *out, SynthJson json, const char *key, bool deep) {
-    if (json == SYNTH_JSON_OFF) return;
-    if (json == SYNTH_JSON_OBJECT) {
-        buf_puts(out, ",\"response_format\":{\"type\":\"json_object\"}");
-        return;
-    }
-    const char *item =
-        deep ? "{\"type\":\"object\",\"properties\":{\"topic\":{\"type\":\"string\"},\"subtopics\":{\"type\":"
-               "\"array\",\"items\":{\"type\":\"string\"}}},\"required\":[\"topic\",\"subtopics\"],"
-               "\"additionalProperties\":false}"
-             : "{\"type\":\"string\"}";
-    buf_printf(out,
-               ",\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{\"name\":\"%s\",\"strict\":"
-               "true,\"schema\":"
-               "{\"type\":\"object\",\"properties\":{\"%s\":{\"type\":\"array\",\"items\":%s}},\"required\":["
-               "\"%s\"],"
-               "\"additionalProperties\":false}}}",
-               key, key, item, key);
-}
-
-static void put_body(Buf *out, const SynthModel *m, const char *system, const Buf *user, uint64_t seed,
-                     const char *key, bool deep) {
-    buf_puts(out, "{\"model\":");
-    text_put_json(out, m->model, strlen(m->model));
-    buf_puts(out, ",\"messages\":[{\"role\":\"system\",\"content\":");
-    text_put_json(out, system, strlen(system));
-    buf_puts(out, "},{\"role\":\"user\",\"content\":");
-    text_put_json(out, user->data ? user->data : "", user->len);
-    buf_puts(out, "}]");
-    put_number(out, "temperature", m->temperature);
-    if (m->top_p < 1) put_number(out, "top_p", m->top_p);
-    buf_printf(out, ",\"%s\":%lld", m->tokens_field, (long long)m->max_tokens);
-    if (m->send_seed) buf_printf(out, ",\"seed\":%llu", (unsigned long long)(seed & 0x7fffffff));
-    if (m->stream) buf_puts(out, ",\"stream\":true,\"stream_options\":{\"include_usage\":true}");
-    put_format(out, m->json, key, deep);
-    char *extra = m->extra && m->extra->child ? cJSON_PrintUnformatted(m->extra) : NULL;
-    if (m->extra && m->extra->child && !extra) out->failed = true;
-    if (extra) {
-        buf_puts(out, ",");
-        buf_put(out, extra + 1, strlen(extra) - 2); /* its members, without the braces */
-        cJSON_free(extra);
-    }
-    buf_puts(out, "}");
+static void put_body(Buf *out, const Chat *c, const char *system, const Buf *user, uint64_t seed,
+                     const char *list, const char *item) {
+    chat_turn(out, c, &(ChatTurn){system, user->data, user->len, seed, list, item});
     out->failed |= user->failed;
 }
 
 void synth_prompt_rows(Buf *out, const SynthPlan *p, const SynthMaterial *m, const SynthDraw *draw) {
     Buf user = {0};
     put_request(&user, p, m, draw);
-    put_body(out, &p->writer, WRITER, &user, rng_bits(draw->key, DRAW_SEED), "prompts", false);
+    put_body(out, &p->writer, WRITER, &user, rng_bits(draw->key, DRAW_SEED), "prompts", NULL);
     buf_free(&user);
 }
+
+#define WITH_SUBTOPICS                                                                              \
+    "{\"type\":\"object\",\"properties\":{\"topic\":{\"type\":\"string\"},\"subtopics\":{\"type\":" \
+    "\"array\",\"items\":{\"type\":\"string\"}}},\"required\":[\"topic\",\"subtopics\"],"           \
+    "\"additionalProperties\":false}"
 
 void synth_prompt_topics(Buf *out, const SynthPlan *p, size_t domain, int attempt) {
     const SynthDomain *d = &p->domains[domain];
@@ -283,7 +243,7 @@ void synth_prompt_topics(Buf *out, const SynthPlan *p, size_t domain, int attemp
     else
         buf_printf(&user, TOPICS_FLAT, (long long)d->ask_topics);
     put_body(out, &p->writer, PLANNER, &user, rng_bits(key_of(p, "topics", domain), (uint64_t)attempt),
-             "topics", d->ask_subtopics > 0);
+             "topics", d->ask_subtopics ? WITH_SUBTOPICS : NULL);
     buf_free(&user);
 }
 
@@ -311,10 +271,6 @@ void synth_prompt_judge(Buf *out, const SynthPlan *p, const char *const *texts, 
         buf_free(&cut);
     }
     buf_printf(&user, JUDGE_RULES, count);
-    put_body(out, &p->judge, JUDGE, &user, rng_bits(key, 1000 + (uint64_t)vote), "labels", false);
+    put_body(out, &p->judge, JUDGE, &user, rng_bits(key, 1000 + (uint64_t)vote), "labels", NULL);
     buf_free(&user);
-}
-
-int64_t synth_prompt_tokens(const Buf *body) {
-    return (int64_t)body->len + SYNTH_PROMPT_TEMPLATE_TOKENS;
 }

@@ -42,11 +42,6 @@ void synth_prompt_topics(Buf *out, const SynthPlan *plan, size_t domain, int att
 void synth_prompt_judge(Buf *out, const SynthPlan *plan, const char *const *texts, size_t count, uint64_t i,
                         int vote);
 
-/* The most tokens that a body's prompt can have: a token of a byte-level vocabulary has at least one byte, and a chat
- * template adds less than SYNTH_PROMPT_TEMPLATE_TOKENS. */
-#define SYNTH_PROMPT_TEMPLATE_TOKENS 128
-int64_t synth_prompt_tokens(const Buf *body);
-
 /* First 16 digits of the SHA-256 of the built-in wording. */
 const char *synth_prompt_digest(char out[17]);
 

@@ -109,10 +109,35 @@ static ErrCode beside(char **out, const char *path, const char *name, Err *err) 
     return *out ? ERR_OK : err_set(err, ERR_MEMORY, "out of memory for a path");
 }
 
+/* The members by which a model can be asked. */
+#define CHAT_KEYS                                                                                       \
+    "base_url", "model", "api_key_env", "max_tokens", "tokens_field", "temperature", "timeout_seconds", \
+        "connect_seconds", "extra"
+
+static bool has_chat(const cJSON *object) {
+    static const char *const KEYS[] = {CHAT_KEYS};
+    for (size_t i = 0; i < sizeof KEYS / sizeof *KEYS; i++)
+        if (cJSON_GetObjectItemCaseSensitive(object, KEYS[i])) return true;
+    return false;
+}
+
+ErrCode experts_chat(Chat *out, const cJSON *object, Err *err) {
+    const char *base = NULL;
+    *out = chat_default();
+    TRY(json_get_string(&base, object, "base_url", err));
+    if (!base || (strncmp(base, "http://", 7) != 0 && strncmp(base, "https://", 8) != 0))
+        return err_set(err, ERR_ARGUMENT, "base_url: expected one such as \"http://127.0.0.1:8000/v1\"");
+    if (strpbrk(base, "@?#"))
+        return err_set(err, ERR_ARGUMENT, "base_url: expected a URL without a name, a password or a query");
+    TRY(chat_set_url(out, base, err));
+    TRY(chat_read(out, object, err));
+    return out->model ? ERR_OK : err_set(err, ERR_ARGUMENT, "no model: expected its name at the server");
+}
+
 static ErrCode read_expert(Experts *e, const cJSON *item, const char *const *labels, Err *err) {
     static const char *const KEYS[] = {"name",         "parameters_b",  "price_in",
                                        "price_out",    "accuracy",      "correctness",
-                                       "input_tokens", "output_tokens", ENDPOINT_KEYS};
+                                       "input_tokens", "output_tokens", CHAT_KEYS};
     if (!cJSON_IsObject(item)) return err_set(err, ERR_ARGUMENT, "expected an object");
     TRY(known_keys(item, KEYS, sizeof KEYS / sizeof KEYS[0], err));
     Expert *expert = &e->items[e->count++];
@@ -126,11 +151,11 @@ static ErrCode read_expert(Experts *e, const cJSON *item, const char *const *lab
     TRY(json_get_double(&expert->price_out, item, "price_out", 0, 1e6, err));
     TRY(json_get_double(&expert->input_tokens, item, "input_tokens", 0, 1e9, err));
     TRY(json_get_double(&expert->output_tokens, item, "output_tokens", 0, 1e9, err));
-    if (endpoint_there(item)) {
-        const ErrCode rc = endpoint_read(&expert->endpoint, item, err);
+    if (has_chat(item)) {
+        const ErrCode rc = experts_chat(&expert->chat, item, err);
         if (rc != ERR_OK) return err_context(err, rc, "'%.80s'", expert->name);
     }
-    const bool live = expert->endpoint.url != NULL;
+    const bool live = expert->chat.url != NULL;
     if ((expert->parameters == 0 && !live) || expert->price_in < 0 || expert->price_out < 0)
         return err_set(err, ERR_ARGUMENT, "'%.80s': expected %sprice_in and price_out", expert->name,
                        live ? "" : "parameters_b, ");
@@ -194,17 +219,15 @@ static ErrCode read_router(Experts *e, const cJSON *router, Err *err) {
 
 /* A model that grades its own answers favours them. */
 static ErrCode read_judge(Experts *e, const cJSON *judge, Err *err) {
-    static const char *const KEYS[] = {"price_in", "price_out", "may_be_expert", ENDPOINT_KEYS};
+    static const char *const KEYS[] = {"price_in", "price_out", "may_be_expert", CHAT_KEYS};
     if (!judge) return ERR_OK;
     if (!cJSON_IsObject(judge)) return err_set(err, ERR_ARGUMENT, "expected an object");
     TRY(known_keys(judge, KEYS, sizeof KEYS / sizeof KEYS[0], err));
-    TRY(endpoint_read(&e->judge, judge, err));
-    TRY(json_get_double(&e->judge_price_in, judge, "price_in", 0, 1e6, err));
-    TRY(json_get_double(&e->judge_price_out, judge, "price_out", 0, 1e6, err));
+    TRY(experts_chat(&e->judge, judge, err));
     bool may = false;
     TRY(json_get_bool(&may, judge, "may_be_expert", err));
     for (int x = 0; x < e->count; x++) {
-        if (!endpoint_same(&e->items[x].endpoint, &e->judge)) continue;
+        if (!e->items[x].chat.model || strcmp(e->items[x].chat.model, e->judge.model) != 0) continue;
         e->judge_is_expert = true;
         if (may) continue;
         return err_set(err, ERR_ARGUMENT,
@@ -258,13 +281,13 @@ void experts_free(Experts *experts) {
         mem_free(experts->items[i].name);
         mem_free(experts->items[i].accuracy);
         mem_free(experts->items[i].correctness);
-        endpoint_free(&experts->items[i].endpoint);
+        chat_free(&experts->items[i].chat);
     }
     mem_free(experts->items);
     mem_free(experts->routes);
     mem_free(experts->path);
     mem_free(experts->currency);
-    endpoint_free(&experts->judge);
+    chat_free(&experts->judge);
     *experts = (Experts){0};
 }
 

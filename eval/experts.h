@@ -9,7 +9,7 @@
  *     correctness    a JSONL file (beside experts.json unless absolute) with {"id": ..., "correct": true | 0 .. 1} for
  *                    every row, and where known "input_tokens" and "output_tokens" of that prompt
  *     input_tokens, output_tokens   of a typical prompt and answer, where the file of correctness does not say
- *     base_url, model, ...   where it can be asked (eval/endpoint.h); `router live` needs that, and neither parameters_b nor
+ *     base_url, model, ...   where it can be asked (experts_chat); `router live` needs that, and neither parameters_b nor
  *                    accuracy nor correctness
  *   input_tokens   the same for all experts; 0, the default, takes a prompt's bytes / EXPERTS_TOKEN_BYTES, rounded up
  *   output_tokens  the same; default EXPERTS_OUTPUT_TOKENS
@@ -28,7 +28,7 @@
 #include <stdint.h>
 
 #include "core/err.h"
-#include "eval/endpoint.h"
+#include "data/chat.h"
 #include "eval/rows.h"
 
 #define EXPERTS_MAX           256
@@ -42,7 +42,7 @@ typedef struct {
     double input_tokens, output_tokens; /* 0 tokens in: by the prompt's bytes */
     double *accuracy;                   /* (K), or NULL: */
     char *correctness;                  /* path of the file; or NULL, if it has an endpoint */
-    Endpoint endpoint;                  /* url NULL: none */
+    Chat chat;                          /* url NULL: none */
 } Expert;
 
 /* Zeroed: empty, valid to free. */
@@ -54,15 +54,19 @@ typedef struct {
     int fallback; /* -1: none named */
     int64_t router_parameters;
     double router_price_in;
-    bool per_prompt; /* every expert has a file of correctness */
-    Endpoint judge;  /* url NULL: none */
-    double judge_price_in, judge_price_out;
+    bool per_prompt;      /* every expert has a file of correctness */
+    Chat judge;           /* url NULL: none */
     bool judge_is_expert; /* one of the experts, as the file allows */
 } Experts;
 
 /* labels (K): the router's. Files of correctness are not read yet. */
 ErrCode experts_read(Experts *out, const char *path, const char *const *labels, int K, Err *err) ERR_CHECKED;
 void experts_free(Experts *experts);
+
+/* Where a model is and how it is asked: base_url ("http://127.0.0.1:8000/v1") and what data/chat.h says, but for what would
+ * change the protocol (top_p, json, stream, send_seed). The error
+ * names the member; free it after failures too. */
+ErrCode experts_chat(Chat *out, const cJSON *object, Err *err) ERR_CHECKED;
 
 /* What sending each row to each expert would give: quality (n, E), a share from 0 to 1, and cost (n, E) of a call. */
 typedef struct {

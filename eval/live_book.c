@@ -34,11 +34,11 @@ const LiveView *live_book_view(const LiveBook *b) {
 
 /* ---- asks by key ---- */
 
-static uint64_t key_of(const Endpoint *e, const Buf *body) {
+static uint64_t key_of(const Chat *c, const Buf *body) {
     Sha256 sha;
     unsigned char digest[SHA256_BYTES];
     sha256_init(&sha);
-    sha256_add(&sha, e->url, strlen(e->url) + 1);
+    sha256_add(&sha, c->url, strlen(c->url) + 1);
     sha256_add(&sha, body->data, body->len);
     sha256_end(&sha, digest);
     uint64_t key = 0;
@@ -103,27 +103,16 @@ static const LiveQuestion *question_of(const LiveBook *b, const LiveAsk *a) {
 
 /* ---- bodies and prices ---- */
 
-/* Of the judge where expert is NULL. */
-static double price_at(const LiveBook *b, const Expert *expert, int64_t in, int64_t out) {
-    const double price_in = expert ? expert->price_in : b->experts->judge_price_in;
-    const double price_out = expert ? expert->price_out : b->experts->judge_price_out;
-    return 1e-6 * ((double)in * price_in + (double)out * price_out);
-}
-
-static double price(const LiveBook *b, const LiveAsk *a, int64_t in, int64_t out) {
-    return price_at(b, a->judge ? NULL : &b->experts->items[expert_of(b, a)], in, out);
-}
-
-const Endpoint *live_book_endpoint(const LiveBook *b, uint32_t ask) {
+const Chat *live_book_chat(const LiveBook *b, uint32_t ask) {
     const LiveAsk *a = &b->view.asks[ask];
-    return a->judge ? &b->experts->judge : &b->experts->items[expert_of(b, a)].endpoint;
+    return a->judge ? &b->experts->judge : &b->experts->items[expert_of(b, a)].chat;
 }
 
 static ErrCode make_expert_body(Buf *body, const LiveBook *b, size_t row, int expert, Err *err) {
     Buf user = {0};
     buf_clear(body);
     live_prompt_question(&user, b->questions, &b->questions->items[row]);
-    endpoint_body(body, &b->experts->items[expert].endpoint, user.data, user.len);
+    chat_body(body, &b->experts->items[expert].chat, user.data, user.len);
     body->failed |= user.failed;
     buf_free(&user);
     return buf_ok(body, err);
@@ -134,7 +123,7 @@ static ErrCode make_judge_body(Buf *body, const LiveBook *b, uint32_t cell, cons
     buf_clear(body);
     live_prompt_judge(&user, b->questions, &b->questions->items[cell / (uint32_t)b->view.E], text,
                       strlen(text));
-    endpoint_body(body, &b->experts->judge, user.data, user.len);
+    chat_body(body, &b->experts->judge, user.data, user.len);
     body->failed |= user.failed;
     buf_free(&user);
     return buf_ok(body, err);
@@ -146,25 +135,18 @@ ErrCode live_book_body(LiveBook *b, uint32_t ask, Buf *body, Err *err) {
         TRY(make_judge_body(body, b, a->cell, b->view.asks[b->view.cell[a->cell]].text, err));
     else
         TRY(make_expert_body(body, b, a->cell / (uint32_t)b->view.E, expert_of(b, a), err));
-    a->most.in = endpoint_tokens_in(body);
-    a->most.out = live_book_endpoint(b, ask)->max_tokens;
-    a->most.cost = price(b, a, a->most.in, a->most.out);
+    const Chat *chat = live_book_chat(b, ask);
+    a->most = chat_spend(chat, chat_tokens_in(body), chat->max_tokens);
     return ERR_OK;
 }
 
 /* ---- answers ---- */
 
-static void add_spend(LiveSpend *sum, const LiveSpend *s, int sign) {
-    sum->in += sign * s->in;
-    sum->out += sign * s->out;
-    sum->cost += sign * s->cost;
-}
-
 static void release(LiveBook *b, LiveAsk *a, bool lost) {
     if (!a->sending) return;
     a->sending = false;
-    add_spend(&b->view.reserved, &a->most, -1);
-    if (lost) add_spend(&b->view.lost, &a->most, 1);
+    chat_add(&b->view.reserved, &a->most, -1);
+    if (lost) chat_add(&b->view.lost, &a->most, 1);
 }
 
 static void complete(LiveBook *b, LiveAsk *a) {
@@ -227,8 +209,8 @@ static ErrCode take_answer(LiveBook *b, uint32_t ask, const LiveSaid *said, doub
                            Err *err) {
     LiveAsk *a = &b->view.asks[ask];
     release(b, a, false);
-    const LiveSpend spent = {said->in, said->out, cost};
-    add_spend(judge ? &b->view.judged : &b->view.spent, &spent, 1);
+    const ChatSpend spent = {said->in, said->out, cost};
+    chat_add(judge ? &b->view.judged : &b->view.spent, &spent, 1);
     b->view.answers++;
     if (a->state == LIVE_ASK_DONE) return ERR_OK; /* two runs on a copied journal: the first answer counts */
     a->spent = spent;
@@ -256,9 +238,9 @@ static ErrCode read_key(uint64_t *key, const cJSON *entry, Err *err) {
     return ERR_OK;
 }
 
-static ErrCode read_spend(LiveSpend *s, const cJSON *entry, Err *err) {
+static ErrCode read_spend(ChatSpend *s, const cJSON *entry, Err *err) {
     const int64_t many = (int64_t)1 << 40;
-    *s = (LiveSpend){-1, -1, -1};
+    *s = (ChatSpend){-1, -1, -1};
     TRY(json_get_int(&s->in, entry, "in", 0, many, err));
     TRY(json_get_int(&s->out, entry, "out", 0, many, err));
     TRY(json_get_double(&s->cost, entry, "cost", 0, 1e15, err));
@@ -267,7 +249,7 @@ static ErrCode read_spend(LiveSpend *s, const cJSON *entry, Err *err) {
 
 static ErrCode read_answer(LiveBook *b, uint32_t ask, const cJSON *entry, bool judge, Err *err) {
     LiveSaid said = {0};
-    LiveSpend spent;
+    ChatSpend spent;
     const char *text = NULL;
     TRY(read_spend(&spent, entry, err));
     TRY(json_get_string(&text, entry, "text", err));
@@ -301,7 +283,7 @@ static ErrCode take_entry(void *arg, cJSON *entry, Err *err) {
         release(b, a, true);
         TRY(read_spend(&a->most, entry, err));
         a->sending = true;
-        add_spend(&b->view.reserved, &a->most, 1);
+        chat_add(&b->view.reserved, &a->most, 1);
         b->view.requests++;
     } else if (strcmp(kind, "failed") == 0) {
         TRY(json_get_bool(&lost, entry, "lost", err));
@@ -331,7 +313,7 @@ static cJSON *new_entry(const LiveBook *b, const char *kind, const LiveAsk *a, b
     return NULL;
 }
 
-static bool add_spent(cJSON *entry, const LiveSpend *s) {
+static bool add_spent(cJSON *entry, const ChatSpend *s) {
     return cJSON_AddNumberToObject(entry, "in", (double)s->in) &&
            cJSON_AddNumberToObject(entry, "out", (double)s->out) &&
            cJSON_AddNumberToObject(entry, "cost", s->cost);
@@ -349,7 +331,7 @@ ErrCode live_book_sent(LiveBook *b, uint32_t ask, Err *err) {
     cJSON *entry = new_entry(b, "sent", a, false);
     TRY(write_entry(b, entry, entry && add_spent(entry, &a->most), err));
     a->sending = true;
-    add_spend(&b->view.reserved, &a->most, 1);
+    chat_add(&b->view.reserved, &a->most, 1);
     b->view.requests++;
     return ERR_OK;
 }
@@ -369,7 +351,7 @@ ErrCode live_book_answered(LiveBook *b, uint32_t ask, const LiveSaid *given, Err
         said.in = a->most.in;
         said.out = a->most.out;
     }
-    const LiveSpend spent = {said.in, said.out, price(b, a, said.in, said.out)};
+    const ChatSpend spent = chat_spend(live_book_chat(b, ask), said.in, said.out);
     char *text = mem_strndup(said.text, said.n);
     cJSON *entry = new_entry(b, "answer", a, true);
     const bool good =
@@ -432,18 +414,16 @@ void live_book_return(LiveBook *b, uint32_t ask) {
         b->expert_at--;
 }
 
-const char *live_book_limit(const LiveBook *b, uint32_t ask, const LiveLimits *limits) {
+const char *live_book_limit(const LiveBook *b, uint32_t ask, const AskLimits *limits) {
     const LiveView *v = &b->view;
-    LiveSpend sum = v->asks[ask].most;
-    add_spend(&sum, &v->spent, 1);
-    add_spend(&sum, &v->judged, 1);
-    add_spend(&sum, &v->lost, 1);
-    add_spend(&sum, &v->reserved, 1);
-    if (limits->requests && v->requests >= (uint64_t)limits->requests) return "requests";
-    if (limits->tokens && sum.in + sum.out > limits->tokens) return "tokens";
-    if (limits->cost > 0 && sum.cost > limits->cost * (1 + 1e-12))
-        return "cost"; /* sums of doubles are not exact */
-    return NULL;
+    ChatSpend sum = v->asks[ask].most;
+    chat_add(&sum, &v->spent, 1);
+    chat_add(&sum, &v->judged, 1);
+    chat_add(&sum, &v->lost, 1);
+    chat_add(&sum, &v->reserved, 1);
+    const AskLimits slack = {limits->requests, limits->tokens,
+                             limits->cost * (1 + 1e-12)}; /* sums of doubles are not exact */
+    return ask_limit(&slack, v->requests, &sum);
 }
 
 /* ---- opening ---- */
@@ -466,7 +446,7 @@ static ErrCode make_cells(LiveBook *b, const bool *wanted, Err *err) {
         const int x = (int)(c % (size_t)v->E);
         uint32_t ask = 0;
         rc = make_expert_body(&body, b, c / (size_t)v->E, x, err);
-        if (rc == ERR_OK) rc = find_ask(&ask, b, key_of(&b->experts->items[x].endpoint, &body), err);
+        if (rc == ERR_OK) rc = find_ask(&ask, b, key_of(&b->experts->items[x].chat, &body), err);
         if (rc != ERR_OK) break;
         LiveAsk *a = &v->asks[ask];
         v->cell[c] = ask;
@@ -487,7 +467,7 @@ static ErrCode check_endpoints(const Experts *x, const LiveQuestions *q, const b
     const size_t E = (size_t)x->count;
     for (size_t c = 0; c < q->count * E; c++) {
         const Expert *expert = &x->items[c % E];
-        if (wanted[c] && !expert->endpoint.url)
+        if (wanted[c] && !expert->chat.url)
             return err_set(err, ERR_ARGUMENT, "%s: '%.80s' has no base_url and model: it cannot be asked",
                            x->path, expert->name);
     }
@@ -551,7 +531,7 @@ LiveGraded live_book_grade(const LiveBook *b, size_t row, int expert) {
                     .in = a->spent.in,
                     .out = a->spent.out,
                     .seconds = a->seconds,
-                    .cost = price_at(b, &b->experts->items[expert], a->spent.in, a->spent.out)};
+                    .cost = chat_spend(&b->experts->items[expert].chat, a->spent.in, a->spent.out).cost};
     if (a->refused) return g;
     if (q->right >= 0) {
         g.right = a->said == q->right;
@@ -564,6 +544,6 @@ LiveGraded live_book_grade(const LiveBook *b, size_t row, int expert) {
     g.graded = j->state == LIVE_ASK_DONE;
     g.bad_judgement = g.graded && (j->refused || j->said == LIVE_VERDICT_BAD);
     g.right = g.graded && !j->refused && j->said == LIVE_VERDICT_CORRECT;
-    g.judge_cost = price_at(b, NULL, j->spent.in, j->spent.out);
+    g.judge_cost = chat_spend(&b->experts->judge, j->spent.in, j->spent.out).cost;
     return g;
 }

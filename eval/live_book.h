@@ -23,17 +23,14 @@
 
 #include "core/buf.h"
 #include "core/err.h"
+#include "data/ask.h"
+#include "data/chat.h"
 #include "eval/experts.h"
 #include "eval/live_question.h"
 #include "eval/rows.h"
 
 #define LIVE_BOOK_TEXT_MAX ((size_t)256 << 10) /* bytes of an answer that are kept */
 #define LIVE_BOOK_NO_ASK   UINT32_MAX
-
-typedef struct {
-    int64_t in, out; /* tokens */
-    double cost;
-} LiveSpend;
 
 typedef enum {
     LIVE_ASK_OPEN,
@@ -49,15 +46,10 @@ typedef struct {
     bool counted, cut, refused; /* counted: the server says how many tokens; else they are upper bounds */
     int said;                   /* letter or LIVE_PROMPT_..., or LiveVerdict */
     uint32_t cell;              /* the first that it is for: row * E + expert; then LiveView.next */
-    LiveSpend spent, most;
+    ChatSpend spent, most;
     double seconds;
     char *text; /* of an expert's answer that the judge grades; owned */
 } LiveAsk;
-
-typedef struct {
-    int64_t requests, tokens; /* 0: no limit */
-    double cost;
-} LiveLimits;
 
 /* To look at; everything is the book's. */
 typedef struct {
@@ -70,7 +62,7 @@ typedef struct {
     uint64_t requests, answers; /* sent, of all runs; answered */
     uint64_t wanted,
         done; /* asks that this run needs, known so far (judges' come with the answers); that have answers */
-    LiveSpend spent, judged, lost, reserved; /* spent: of experts */
+    ChatSpend spent, judged, lost, reserved; /* spent: of experts */
 } LiveView;
 
 typedef struct LiveBook LiveBook;
@@ -86,11 +78,11 @@ const LiveView *live_book_view(const LiveBook *book);
 bool live_book_next(LiveBook *book, uint32_t *ask);
 void live_book_return(LiveBook *book, uint32_t ask); /* one that was not sent: it is the next again */
 
-const Endpoint *live_book_endpoint(const LiveBook *book, uint32_t ask);
+const Chat *live_book_chat(const LiveBook *book, uint32_t ask);
 /* Body of its request; sets what it can cost at most. */
 ErrCode live_book_body(LiveBook *book, uint32_t ask, Buf *body, Err *err) ERR_CHECKED;
 /* The limit that sending it would break, or NULL. */
-const char *live_book_limit(const LiveBook *book, uint32_t ask, const LiveLimits *limits);
+const char *live_book_limit(const LiveBook *book, uint32_t ask, const AskLimits *limits);
 
 /* Entries; durable after live_book_sync. */
 ErrCode live_book_sent(LiveBook *book, uint32_t ask, Err *err) ERR_CHECKED;

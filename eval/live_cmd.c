@@ -201,10 +201,10 @@ static ErrCode check_spending(Live *l, Err *err) {
         for (size_t i = 0; i < n && !used; i++) used = l->wanted[i * E + x];
         if (!used) continue;
         priced |= expert->price_in + expert->price_out > 0;
-        if (!o->dry_run) TRY(endpoint_unlock(&expert->endpoint, err));
+        if (!o->dry_run) TRY(chat_unlock(&expert->chat, err));
     }
-    if (judge && !o->dry_run) TRY(endpoint_unlock(&l->experts.judge, err));
-    if (judge) priced |= l->experts.judge_price_in + l->experts.judge_price_out > 0;
+    if (judge && !o->dry_run) TRY(chat_unlock(&l->experts.judge, err));
+    if (judge) priced |= l->experts.judge.price_in + l->experts.judge.price_out > 0;
     if (o->max_cost > 0 && !priced)
         return err_set(err, ERR_ARGUMENT, "--max-cost needs prices: price_in and price_out of %s",
                        l->experts.path);
@@ -241,27 +241,23 @@ static ErrCode open_all(Live *l, const char *model, Err *err) {
 
 static ErrCode dry_run(Live *l, FILE *out, Err *err) {
     const LiveView *v = live_book_view(l->book);
+    const Chat *judge = &l->experts.judge;
     Buf body = {0}, first = {0}, text = {0};
     uint32_t ask;
     uint64_t asks = 0, judged = 0;
-    LiveSpend most = {0};
+    ChatSpend most = {0};
     ErrCode rc = ERR_OK;
     while (rc == ERR_OK && live_book_next(l->book, &ask)) {
         rc = live_book_body(l->book, ask, &body, err);
         if (rc == ERR_OK && !asks++) buf_put(&first, body.data, body.len);
-        most.in += v->asks[ask].most.in;
-        most.out += v->asks[ask].most.out;
-        most.cost += v->asks[ask].most.cost;
+        chat_add(&most, &v->asks[ask].most, 1);
         const LiveQuestion *q = &l->questions.items[v->asks[ask].cell / (uint32_t)v->E];
         if (v->asks[ask].judge || q->right >= 0) continue;
         buf_clear(&body);
         live_prompt_judge(&body, &l->questions, q, "", 0);
-        const int64_t in = endpoint_tokens_in(&body) + LIVE_PROMPT_JUDGED_BYTES,
-                      said = l->experts.judge.max_tokens;
-        most.in += in;
-        most.out += said;
-        most.cost +=
-            1e-6 * ((double)in * l->experts.judge_price_in + (double)said * l->experts.judge_price_out);
+        const ChatSpend more =
+            chat_spend(judge, chat_tokens_in(&body) + LIVE_PROMPT_JUDGED_BYTES, judge->max_tokens);
+        chat_add(&most, &more, 1);
         judged++;
     }
     buf_printf(
@@ -279,7 +275,7 @@ static ErrCode dry_run(Live *l, FILE *out, Err *err) {
     return rc;
 }
 
-static ErrCode unfinished(const Live *l, const LiveRun *run, size_t n, Err *err) {
+static ErrCode unfinished(const Live *l, const AskRun *run, size_t n, Err *err) {
     if (run->stopped)
         return err_set(err, ERR_GATE,
                        "the limit of %s was reached: %zu of %zu rows have all their answers; raise it, and "
@@ -291,7 +287,7 @@ static ErrCode unfinished(const Live *l, const LiveRun *run, size_t n, Err *err)
         row_count(l));
 }
 
-static ErrCode report(const Live *l, const LiveRun *run, FILE *out, Err *err) {
+static ErrCode report(const Live *l, const AskRun *run, FILE *out, Err *err) {
     const Options *o = l->options;
     const LiveRoutes routes = {l->sent, l->abstained, l->set.labels, l->wanted, l->router_cost};
     LiveScore score = {0};
@@ -329,18 +325,18 @@ static ErrCode report(const Live *l, const LiveRun *run, FILE *out, Err *err) {
 
 static ErrCode run_all(Live *l, const char *model, FILE *out, Err *err) {
     const Options *o = l->options;
-    const LiveRule rule = {.limits = {o->max_requests, o->max_tokens, o->max_cost},
-                           .minutes = o->max_minutes,
-                           .concurrency = o->concurrency,
-                           .attempts = o->attempts,
-                           .pause_s = o->pause,
-                           .longest_s = fmax(60, o->pause),
-                           .retry_after_s = 600,
-                           .seed = (uint64_t)o->seed};
-    LiveRun run;
+    const AskLimits limits = {o->max_requests, o->max_tokens, o->max_cost};
+    const AskRule rule = {.at_once = (size_t)o->concurrency,
+                          .attempts = o->attempts,
+                          .minutes = o->max_minutes,
+                          .pause_s = o->pause,
+                          .longest_s = fmax(60, o->pause),
+                          .retry_after_s = 600,
+                          .seed = (uint64_t)o->seed};
+    AskRun run;
     TRY(open_all(l, model, err));
     if (o->dry_run) return dry_run(l, out, err);
-    const ErrCode rc = live_run(&run, l->book, &rule, err);
+    const ErrCode rc = live_run(&run, l->book, &rule, &limits, err);
     if (rc == ERR_INTERRUPTED) {
         const LiveView *v = live_book_view(l->book);
         return err_set(err, rc,
@@ -398,8 +394,7 @@ static const Flag FLAGS[] = {
      "Likewise requests, failed ones included."},
     {"max_minutes", NULL, FLAG_FLOAT, AT(max_minutes), "0", 0, 1e7, NULL,
      "Minutes, of this run; requests are cut off then."},
-    {"concurrency", NULL, FLAG_INT, AT(concurrency), "8", 1, LIVE_CONCURRENCY_MAX, NULL,
-     "Requests at a time."},
+    {"concurrency", NULL, FLAG_INT, AT(concurrency), "8", 1, ASK_AT_ONCE_MAX, NULL, "Requests at a time."},
     {"attempts", NULL, FLAG_INT, AT(attempts), "5", 1, 100, NULL, "Of each request, in a run."},
     {"pause", NULL, FLAG_FLOAT, AT(pause), "1", 0.001, 3600, NULL,
      "Seconds before the second attempt; each further pause is twice as long, up to a minute."},

@@ -107,7 +107,7 @@ static void put_domains(Buf *out, const LiveReport *r) {
     buf_puts(out, "\n  ],\n");
 }
 
-static void put_spend(Buf *out, const char *key, const LiveSpend *s) {
+static void put_spend(Buf *out, const char *key, const ChatSpend *s) {
     buf_printf(out, ", \"%s\": {\"tokens_in\": %lld, \"tokens_out\": %lld, \"cost\": %.10g}", key,
                (long long)s->in, (long long)s->out, s->cost);
 }
@@ -278,11 +278,11 @@ static void put_spent(Buf *out, const LiveReport *r) {
     const LiveView *v = live_book_view(r->book);
     const struct {
         const char *what;
-        const LiveSpend *s;
+        const ChatSpend *s;
     } parts[] = {{"experts", &v->spent}, {"judge", &v->judged}, {"lost requests, at most", &v->lost}};
     buf_printf(out, "\nspent in all runs: %llu requests", (unsigned long long)v->requests);
     for (size_t i = 0; i < 3; i++) {
-        const LiveSpend *s = parts[i].s;
+        const ChatSpend *s = parts[i].s;
         if (s->in + s->out == 0) continue;
         buf_printf(out, "; %s %lld tokens, %.4f %s", parts[i].what, (long long)(s->in + s->out), s->cost,
                    r->experts->currency);

@@ -39,7 +39,7 @@ typedef struct {
     const Experts *experts;
     const LiveBook *book;
     const LiveRoutes *routes;
-    const LiveRun *run;
+    const AskRun *run;
     const LiveScore *score;
 } LiveReport;
 

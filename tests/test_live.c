@@ -668,40 +668,40 @@ static void test_endpoints(void **state) {
         {"{\"base_url\":\"http://h/v1\",\"model\":\"m\",\"temperature\":9}", "temperature"},
     };
     for (size_t i = 0; i < sizeof CASES / sizeof *CASES; i++) {
-        Endpoint e;
+        Chat e;
         Err err = {0};
         cJSON *tree = cJSON_Parse(CASES[i].json);
-        const ErrCode rc = endpoint_read(&e, tree, &err);
+        const ErrCode rc = experts_chat(&e, tree, &err);
         if (CASES[i].error ? rc == ERR_OK || !strstr(err.msg, CASES[i].error) : rc != ERR_OK)
             fail_msg("of %s: %s", CASES[i].json, err.msg);
-        endpoint_free(&e);
+        chat_free(&e);
         cJSON_Delete(tree);
     }
-    Endpoint e;
+    Chat e;
     Err err = {0};
     Buf body = {0}, text = {0};
     cJSON *tree = cJSON_Parse(
         "{\"base_url\":\"https://h/v1//"
         "\",\"model\":\"m\\\"\",\"max_tokens\":7,\"tokens_field\":\"max_completion_tokens\","
         "\"temperature\":null,\"extra\":{\"top_k\":1},\"api_key_env\":\"TEST_LIVE_UNSET\"}");
-    ok(endpoint_read(&e, tree, &err), &err);
+    ok(experts_chat(&e, tree, &err), &err);
     cJSON_Delete(tree);
     assert_string_equal(e.url, "https://h/v1/chat/completions");
-    endpoint_body(&body, &e, "hi\n", 3);
+    chat_body(&body, &e, "hi\n", 3);
     assert_string_equal(body.data,
                         "{\"model\":\"m\\\"\",\"messages\":[{\"role\":\"user\",\"content\":\"hi\\n\"}],"
                         "\"max_completion_tokens\":7,\"top_k\":1}");
-    assert_int_equal(endpoint_unlock(&e, &err), ERR_ARGUMENT);
+    assert_int_equal(chat_unlock(&e, &err), ERR_ARGUMENT);
     assert_non_null(strstr(err.msg, "TEST_LIVE_UNSET"));
     assert_int_equal(setenv("TEST_LIVE_UNSET", GENERAL_KEY, 1), 0);
-    ok(endpoint_unlock(&e, &err), &err);
+    ok(chat_unlock(&e, &err), &err);
     buf_puts(&text, "my key " GENERAL_KEY "," GENERAL_KEY " is no secret");
-    endpoint_hide(&e, text.data, text.len);
+    chat_hide(&e, text.data, text.len);
     assert_null(strstr(text.data, "0123456789"));
     assert_int_equal(unsetenv("TEST_LIVE_UNSET"), 0);
     buf_free(&body);
     buf_free(&text);
-    endpoint_free(&e);
+    chat_free(&e);
 }
 
 static void test_judge_is_expert(void **state) {
@@ -1225,7 +1225,7 @@ static ErrCode everything(const Experts *experts, const char *journal, Err *err)
     if (rc == ERR_OK) rc = live_book_open(&book, experts, &q, &rows, wanted, journal, err);
     if (rc == ERR_OK) rc = live_score_compute(&score, book, experts, &routes, LABELS, err);
     if (rc == ERR_OK) {
-        const LiveRun run = {0};
+        const AskRun run = {0};
         const LiveReport r = {.path = "router",
                               .kind = "blob",
                               .labels = LABEL_NAMES,

@@ -551,7 +551,7 @@ static void test_draws(void **state) {
     assert_null(cJSON_GetObjectItem(tree, "response_format"));
     cJSON_Delete(tree);
     for (int deep = 0; deep < 2; deep++) { /* the other bodies are JSON, too */
-        plan.writer.json = (SynthJson)(1 + deep);
+        plan.writer.json = (ChatJson)(1 + deep);
         buf_clear(&body);
         synth_prompt_topics(&body, &plan, 1, 0);
         ok(json_parse(&tree, body.data, body.len, &err), &err);
@@ -620,15 +620,15 @@ static void test_lists(void **state) {
 
 static void test_completions(void **state) {
     (void)state;
-    SynthAnswer a;
+    ChatAnswer a;
     Err err = {0};
     const char *good =
         "{\"choices\":[{\"message\":{\"content\":[{\"type\":\"text\",\"text\":\"a\"},{\"text\":\"b\"}]},"
         "\"finish_reason\":\"length\"}],\"usage\":{\"prompt_tokens\":7,\"completion_tokens\":9}}";
-    ok(synth_answer_parse(&a, good, strlen(good), &err), &err);
+    ok(chat_answer(&a, good, strlen(good), &err), &err);
     assert_string_equal(a.content.data, "ab");
     assert_true(a.cut && a.ended && a.counted && a.tokens_in == 7 && a.tokens_out == 9);
-    synth_answer_free(&a);
+    chat_answer_free(&a);
     static const struct {
         const char *body, *message;
     } BAD[] = {
@@ -640,15 +640,15 @@ static void test_completions(void **state) {
          "the server reports an error: the model is asleep"},
     };
     for (size_t i = 0; i < sizeof BAD / sizeof *BAD; i++) {
-        assert_int_equal(synth_answer_parse(&a, BAD[i].body, strlen(BAD[i].body), &err), ERR_FORMAT);
+        assert_int_equal(chat_answer(&a, BAD[i].body, strlen(BAD[i].body), &err), ERR_FORMAT);
         assert_non_null(strstr(err.msg, BAD[i].message));
     }
     const char *odd =
         "{\"choices\":[{\"message\":{\"content\":null}}],\"usage\":{\"prompt_tokens\":-1,\"completion_"
         "tokens\":1e99}}";
-    ok(synth_answer_parse(&a, odd, strlen(odd), &err), &err);
+    ok(chat_answer(&a, odd, strlen(odd), &err), &err);
     assert_true(!a.counted && a.content.len == 0);
-    synth_answer_free(&a);
+    chat_answer_free(&a);
 }
 
 /* ---- the journal ---- */

@@ -60,27 +60,27 @@ static void try_list(const char *text, size_t n) {
 }
 
 static void try_completion(const char *text, size_t n) {
-    SynthAnswer answer;
+    ChatAnswer answer;
     char shown[304];
     Err err = {0};
-    const ErrCode rc = synth_answer_parse(&answer, text, n, &err);
+    const ErrCode rc = chat_answer(&answer, text, n, &err);
     require(rc == ERR_OK || (rc == ERR_FORMAT && err.msg[0]));
     if (rc == ERR_OK) {
         require(!answer.counted || (answer.tokens_in >= 0 && answer.tokens_out >= 0));
         if (answer.content.len) try_list(answer.content.data, answer.content.len);
-        synth_answer_free(&answer);
+        chat_answer_free(&answer);
     }
-    require(strlen(synth_answer_error(shown, 300, text, n)) < sizeof shown);
+    require(strlen(chat_error(shown, 300, text, n)) < sizeof shown);
 }
 
 static ErrCode take_event(void *arg, const char *bytes, size_t n, Err *err) {
     require(bytes[n] == 0);
-    return synth_answer_event(arg, bytes, n, err);
+    return chat_event(arg, bytes, n, err);
 }
 
 static void try_stream(const char *text, size_t n) {
     Sse sse = {0};
-    SynthAnswer answer = {0};
+    ChatAnswer answer = {0};
     Err err = {0};
     ErrCode rc = ERR_OK;
     for (size_t at = 0, piece = 1; rc == ERR_OK && at < n; at += piece, piece = piece % 7 + 1) {
@@ -89,7 +89,7 @@ static void try_stream(const char *text, size_t n) {
     }
     require(rc == ERR_OK || (rc == ERR_FORMAT && err.msg[0]));
     sse_free(&sse);
-    synth_answer_free(&answer);
+    chat_answer_free(&answer);
 }
 
 static ErrCode ignore(void *arg, cJSON *entry, Err *err) {
