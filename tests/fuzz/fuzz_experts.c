@@ -24,8 +24,7 @@ static void read_table(const char *path) {
         const Expert *x = &e.items[i];
         const int neither = !x->accuracy && !x->correctness;
         require(x->name && x->price_in >= 0 && !(x->accuracy && x->correctness));
-        require(x->endpoint.url ? x->endpoint.model && x->endpoint.max_tokens >= 1
-                                : x->parameters >= 1 && !neither);
+        require(x->chat.url ? x->chat.model && x->chat.max_tokens >= 1 : x->parameters >= 1 && !neither);
         for (int k = 0; k < 2 && x->accuracy; k++) require(x->accuracy[k] >= 0 && x->accuracy[k] <= 1);
     }
     for (int k = 0; k < 2 && e.routes; k++) require(e.routes[k] >= 0 && e.routes[k] < e.count);
