@@ -44,6 +44,7 @@ typedef struct {
     Flight flights[ASK_AT_ONCE_MAX];
     Pace *paces;             /* of each model */
     double started, sent_at; /* sent_at: when last something was sent, or looked at */
+    Err failure;             /* what the last one that is tried again died of */
 } Engine;
 
 static Pace *pace_of(const Engine *e, const Flight *f) {
@@ -330,6 +331,7 @@ static ErrCode settle_failure(Engine *e, Flight *f, const HttpAnswer *a, const E
     if (f->attempts >= e->rule->attempts) return give_up(e, f, why, err);
     if (answered && a->status == 429) slow_down(e, pace_of(e, f), fmax(asked, 0));
     e->run->retries++;
+    e->failure = *why;
     f->not_before = progress_clock() + fmax(backoff(e, f), asked);
     return ERR_OK;
 }
@@ -399,6 +401,15 @@ static ErrCode receive(Engine *e, double seconds, Err *err) {
     return any ? sync_after(e, rc, err) : rc;
 }
 
+/* A server that never answered must not look like a limit that was reached. */
+static ErrCode require_answer(const Engine *e, Err *err) {
+    for (size_t m = 0; m < e->rule->models; m++)
+        if (e->paces[m].answers) return ERR_OK;
+    if (!e->failure.msg[0]) return ERR_OK;
+    return err_set(err, ERR_IO, "no answer within %g minutes; the last failure: %s", e->rule->minutes,
+                   e->failure.msg);
+}
+
 static ErrCode work(Engine *e, Err *err) {
     const AskClient *c = e->client;
     for (;;) {
@@ -409,7 +420,8 @@ static ErrCode work(Engine *e, Err *err) {
             return ERR_OK;
         }
         TRY(send_some(e, err));
-        if (count_used(e) == 0) return ERR_OK; /* all is asked, or a limit */
+        if (count_used(e) == 0) /* all is asked, or a limit */
+            return time_left(e) <= 0 ? require_answer(e, err) : ERR_OK;
         c->show(c->arg, count_flying(e));
         TRY(receive(e, next_start(e), err));
     }

@@ -75,8 +75,8 @@ typedef struct {
     const char *stopped; /* the limit that ended it: what `limit` says, or "time"; NULL: none */
 } AskRun;
 
-/* ERR_OK also when a limit was reached; ERR_INTERRUPTED when stopped by a signal. Everything that was written down is durable
- * then. */
+/* ERR_OK also when a limit was reached, but ERR_IO when time was up and all that was tried had failed; ERR_INTERRUPTED when
+ * stopped by a signal. Everything that was written down is durable then. */
 ErrCode ask_run(AskRun *run, const AskRule *rule, const AskClient *client, Err *err) ERR_CHECKED;
 
 /* Limits of all runs on one journal. */

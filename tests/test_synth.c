@@ -997,6 +997,25 @@ static void test_limits(void **state) {
     end();
 }
 
+/* Not the limit is what such a run has to tell. */
+static void test_time_without_an_answer(void **state) {
+    (void)state;
+    Err err = {0};
+    SynthReport r;
+    Buf plan = {0};
+    begin((Model){.storm = UINT64_MAX, .retry_after = "1"});
+    put_plan(&plan, "5", "", ",\"budget\":{\"minutes\":0.005}");
+    const Setup setup = {.out = in_folder("silent.jsonl")};
+    assert_int_equal(run_plan(&r, plan.data, &setup, &err), ERR_IO);
+    if (!strstr(err.msg, "no answer within 0.005 minutes; the last failure: ") ||
+        !strstr(err.msg, "status 429"))
+        fail_msg("found '%s'", err.msg);
+    assert_false(file_exists(setup.out));
+    synth_report_free(&r);
+    buf_free(&plan);
+    end();
+}
+
 static void test_filters(void **state) {
     (void)state;
     Err err = {0};
@@ -1273,15 +1292,25 @@ int main(void) {
     for (size_t i = 0; i < sizeof PROXIES / sizeof *PROXIES; i++) (void)unsetenv(PROXIES[i]);
     if (setenv("ROUTER_API_KEY", KEY, 1) != 0 || !folder_open("/tmp")) return 1;
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_plan),        cmocka_unit_test(test_draws),
-        cmocka_unit_test(test_lists),       cmocka_unit_test(test_completions),
-        cmocka_unit_test(test_journal),     cmocka_unit_test(test_near),
-        cmocka_unit_test(test_run),         cmocka_unit_test(test_faults),
-        cmocka_unit_test(test_storm),       cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_retry_after), cmocka_unit_test(test_limits),
-        cmocka_unit_test(test_filters),     cmocka_unit_test(test_judge),
-        cmocka_unit_test(test_topics),      cmocka_unit_test(test_no_memory),
-        cmocka_unit_test(test_kill),        cmocka_unit_test(test_program),
+        cmocka_unit_test(test_plan),
+        cmocka_unit_test(test_draws),
+        cmocka_unit_test(test_lists),
+        cmocka_unit_test(test_completions),
+        cmocka_unit_test(test_journal),
+        cmocka_unit_test(test_near),
+        cmocka_unit_test(test_run),
+        cmocka_unit_test(test_faults),
+        cmocka_unit_test(test_storm),
+        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_retry_after),
+        cmocka_unit_test(test_limits),
+        cmocka_unit_test(test_time_without_an_answer),
+        cmocka_unit_test(test_filters),
+        cmocka_unit_test(test_judge),
+        cmocka_unit_test(test_topics),
+        cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_kill),
+        cmocka_unit_test(test_program),
     };
     return folder_close(cmocka_run_group_tests(tests, NULL, NULL));
 }
