@@ -70,13 +70,14 @@ typedef struct {
 } AskClient;
 
 typedef struct {
-    uint64_t requests, retries, throttled, refused, gone; /* throttled: 429s */
+    uint64_t requests, answers, retries, throttled, refused, gone; /* throttled: 429s */
     double seconds;
+    Err failure;         /* what the last request that was tried again died of; no message: none was */
     const char *stopped; /* the limit that ended it: what `limit` says, or "time"; NULL: none */
 } AskRun;
 
-/* ERR_OK also when a limit was reached, but ERR_IO when time was up and all that was tried had failed; ERR_INTERRUPTED when
- * stopped by a signal. Everything that was written down is durable then. */
+/* ERR_OK also when a limit was reached; ERR_INTERRUPTED when stopped by a signal. Everything that was written down is durable
+ * then. */
 ErrCode ask_run(AskRun *run, const AskRule *rule, const AskClient *client, Err *err) ERR_CHECKED;
 
 /* Limits of all runs on one journal. */

@@ -213,6 +213,10 @@ static ErrCode ask(Engine *e, SynthReport *report, Err *err) {
         return err_set(err, rc,
                        "interrupted; %llu rows are in the journal, and the same command goes on from there",
                        (unsigned long long)v->row_count);
+    /* A server that never answered is not a limit that was reached. */
+    if (rc == ERR_OK && e->run.stopped && e->run.answers == 0 && e->run.failure.msg[0])
+        return err_set(err, ERR_IO, "no answer within the limit of %s; the last failure: %s", e->run.stopped,
+                       e->run.failure.msg);
     return rc;
 }
 
