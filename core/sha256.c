@@ -2,6 +2,9 @@
 
 #include <string.h>
 
+#include "core/file.h"
+#include "core/mem.h"
+
 static const uint32_t K[64] = {
     0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5,
     0xd807aa98, 0x12835b01, 0x243185be, 0x550c7dc3, 0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174,
@@ -88,4 +91,25 @@ void sha256_hex_of(char out[SHA256_HEX], const void *bytes, size_t n) {
     sha256_add(&s, bytes, n);
     sha256_end(&s, digest);
     sha256_hex(out, digest);
+}
+
+ErrCode sha256_file(unsigned char digest[SHA256_BYTES], uint64_t *size, const char *path, Err *err) {
+    enum { CHUNK = 1 << 20 };
+    File file;
+    char *chunk = NULL;
+    Sha256 s;
+    TRY(file_open(&file, path, err));
+    ErrCode rc = mem_new(&chunk, CHUNK, 1, "a part of a file", err);
+    sha256_init(&s);
+    for (uint64_t at = 0; rc == ERR_OK && at < file.size;) {
+        const size_t n = file.size - at < CHUNK ? (size_t)(file.size - at) : CHUNK;
+        rc = file_read_at(&file, chunk, at, n, err);
+        if (rc == ERR_OK) sha256_add(&s, chunk, n);
+        at += n;
+    }
+    sha256_end(&s, digest);
+    if (size) *size = file.size;
+    mem_free(chunk);
+    file_close(&file);
+    return rc;
 }

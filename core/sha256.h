@@ -6,6 +6,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "core/err.h"
+
 #define SHA256_BYTES 32
 #define SHA256_HEX   65 /* with the final NUL */
 
@@ -21,5 +23,9 @@ void sha256_end(Sha256 *s, unsigned char digest[SHA256_BYTES]);
 
 void sha256_hex(char out[SHA256_HEX], const unsigned char digest[SHA256_BYTES]);
 void sha256_hex_of(char out[SHA256_HEX], const void *bytes, size_t n);
+
+/* Of a file's bytes; *size (may be NULL) is their number. ERR_IO names the path. */
+ErrCode sha256_file(unsigned char digest[SHA256_BYTES], uint64_t *size, const char *path,
+                    Err *err) ERR_CHECKED;
 
 #endif

@@ -101,6 +101,7 @@ ErrCode corpus_rule(CorpusRule *out, const CorpusOptions *o, const FlagList *inp
 
 void corpus_rule_free(CorpusRule *rule) {
     flags_list_free(&rule->labels);
+    flags_list_free(&rule->retired);
 }
 
 /* ---- digest ---- */
@@ -115,24 +116,10 @@ static void add_text(Sha256 *sha, const char *text) {
 }
 
 static ErrCode add_file(Sha256 *sha, const char *path, Err *err) {
-    File file;
-    TRY(file_open(&file, path, err));
-    Sha256 bytes;
     unsigned char digest[SHA256_BYTES];
-    sha256_init(&bytes);
-    char *block = NULL;
-    ErrCode rc = mem_new(&block, 1 << 20, 1, "a block of a file", err);
-    for (uint64_t at = 0; rc == ERR_OK && at < file.size;) {
-        const size_t n = file.size - at < (1 << 20) ? (size_t)(file.size - at) : (size_t)1 << 20;
-        rc = file_read_at(&file, block, at, n, err);
-        if (rc == ERR_OK) sha256_add(&bytes, block, n);
-        at += n;
-    }
-    sha256_end(&bytes, digest);
+    TRY(sha256_file(digest, NULL, path, err));
     sha256_add(sha, digest, sizeof digest);
-    mem_free(block);
-    file_close(&file);
-    return rc;
+    return ERR_OK;
 }
 
 static ErrCode make_digest(Job *j, Err *err) {
@@ -149,6 +136,8 @@ static ErrCode make_digest(Job *j, Err *err) {
                    r->max_tokens, r->plain, r->skip_bad, r->labels_closed, r->labels.count);
     add_text(&sha, numbers);
     for (size_t i = 0; i < r->labels.count; i++) add_text(&sha, r->labels.items[i]);
+    if (r->retired.count) add_text(&sha, "retired"); /* without any the digest is what it always was */
+    for (size_t i = 0; i < r->retired.count; i++) add_text(&sha, r->retired.items[i]);
     for (size_t i = 0; i < j->inputs.count; i++) {
         (void)snprintf(numbers, sizeof numbers, "%.9g", (double)j->inputs.items[i].weight);
         add_text(&sha, numbers);
@@ -206,6 +195,16 @@ static ErrCode unknown_label(const Job *j, const char *label, Err *err) {
                    near ? "; did you mean '" : "", near ? near : "", near ? "'?" : "");
 }
 
+static ErrCode refuse_retired(const Job *j, const char *label, Err *err) {
+    const FlagList *retired = &j->rule->retired;
+    char shown[104];
+    for (size_t i = 0; i < retired->count; i++)
+        if (strcmp(retired->items[i], label) == 0)
+            return err_set(err, ERR_FORMAT, "label '%s' is retired (router_taxonomy): no row may have it",
+                           text_excerpt(shown, 100, label, strlen(label)));
+    return ERR_OK;
+}
+
 /* What else can be wrong with a row: ERR_FORMAT. */
 static ErrCode judge(Row *row, Job *j, Err *err) {
     const Record *record = row->record;
@@ -220,6 +219,7 @@ static ErrCode judge(Row *row, Job *j, Err *err) {
                        record->weight, (double)j->inputs.items[row->file].weight, (double)row->weight);
     size_t label = names_find(&j->labels, record->label);
     if (label == SIZE_MAX && j->rule->labels_closed) return unknown_label(j, record->label, err);
+    TRY(refuse_retired(j, record->label, err));
     if (label == SIZE_MAX && j->second)
         return err_set(err, ERR_IO, "label '%.100s' was not there when the file was read before",
                        record->label);

@@ -53,6 +53,7 @@ typedef struct {
     FlagList labels;    /* explicit order; empty: all labels of the data, sorted by bytes */
     bool labels_closed; /* a label outside `labels` is an error (with file:line, nearest name); else it is
                            appended, these sorted by bytes */
+    FlagList retired;   /* those of `labels` that no row may have: the same error as for one outside */
     SplitRule split;
     double near; /* as for dedup_open */
     int max_tokens;

@@ -33,27 +33,10 @@ static ErrCode put_number(cJSON *to, const char *key, double value, Err *err) {
 /* ---- files ---- */
 
 static ErrCode digest(char hex[SHA256_HEX], uint64_t *bytes, const char *path, Err *err) {
-    enum { CHUNK = 1 << 20 };
-    File file = {0};
-    unsigned char *chunk = NULL, sum[SHA256_BYTES];
-    Sha256 sha;
-    sha256_init(&sha);
-    ErrCode rc = file_open(&file, path, err);
-    if (rc == ERR_OK) rc = mem_new(&chunk, CHUNK, 1, "a part of a file", err);
-    *bytes = file.size;
-    for (uint64_t at = 0; rc == ERR_OK && at < file.size;) {
-        const size_t n = file.size - at < CHUNK ? (size_t)(file.size - at) : CHUNK;
-        rc = file_read_at(&file, chunk, at, n, err);
-        if (rc == ERR_OK) sha256_add(&sha, chunk, n);
-        at += n;
-    }
-    if (rc == ERR_OK) {
-        sha256_end(&sha, sum);
-        sha256_hex(hex, sum);
-    }
-    mem_free(chunk);
-    file_close(&file);
-    return rc;
+    unsigned char sum[SHA256_BYTES];
+    TRY(sha256_file(sum, bytes, path, err));
+    sha256_hex(hex, sum);
+    return ERR_OK;
 }
 
 /* {name or path, bytes, sha256} behind the others of a list. */

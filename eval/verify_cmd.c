@@ -6,6 +6,7 @@
 #include "core/mem.h"
 #include "core/progress.h"
 #include "core/threads.h"
+#include "eval/lineage.h"
 #include "eval/metrics.h"
 #include "eval/outputs.h"
 #include "eval/predict.h"
@@ -15,7 +16,8 @@
 
 typedef struct {
     RowsetOptions rows;
-    char *against, *out;
+    char *against, *parent, *out;
+    int64_t max_flips;
     bool json;
     double max_drop, max_class_drop;
     PredictOptions model;
@@ -29,10 +31,12 @@ typedef struct {
     int *column;           /* column (K): class of the first model as class of the second */
     double *p, *q, *mixed; /* (n, K): first; second in the first's order; second as it answers */
     ReportDrop report;
+    Lineage lineage;
 } Verify;
 
 static void close_all(Verify *v) {
     report_drop_free(&v->report);
+    lineage_free(&v->lineage);
     mem_free(v->column);
     mem_free(v->p);
     mem_free(v->q);
@@ -139,7 +143,15 @@ static ErrCode report_all(Verify *v, const char *model, const CheckReport *check
     } else {
         buf_puts(json, "null\n");
     }
-    buf_puts(json, "}\n");
+    buf_puts(json, ",\"lineage\": ");
+    if (v->options->parent) {
+        buf_puts(table, "\n");
+        lineage_json(json, &v->lineage);
+        lineage_table(table, &v->lineage);
+    } else {
+        buf_puts(json, "null");
+    }
+    buf_puts(json, "\n}\n");
     const ErrCode rc = outputs_write(&text, v->options->out, NULL, v->options->json, out, err);
     outputs_free(&text);
     return rc;
@@ -155,6 +167,11 @@ static ErrCode run(const void *options, const FlagList *arguments, FILE *out, Er
     if (folder && !v.options->against)
         rc = err_set(err, ERR_ARGUMENT, "%s: a folder has no digests: give an exported file, or --against",
                      model);
+    if (rc == ERR_OK && folder && v.options->parent)
+        rc = err_set(err, ERR_ARGUMENT, "%s: a folder has no golden vectors: --parent needs an exported file",
+                     model);
+    if (!v.options->parent && v.options->max_flips)
+        rc = err_set(err, ERR_ARGUMENT, "--max-flips needs --parent FILE");
     if (!v.options->against &&
         (v.options->rows.data.count || v.options->max_drop < 1 || v.options->max_class_drop < 1))
         rc = err_set(err, ERR_ARGUMENT, "--data, --max-drop and --max-class-drop need --against MODEL");
@@ -163,8 +180,11 @@ static ErrCode run(const void *options, const FlagList *arguments, FILE *out, Er
         rc = threads_open(&v.threads, (int)v.options->model.threads, err);
         if (rc == ERR_OK) rc = compare(&v, model, err);
     }
+    if (rc == ERR_OK && v.options->parent)
+        rc = lineage_open(&v.lineage, model, v.options->parent, v.options->max_flips, err);
     if (rc == ERR_OK) rc = report_all(&v, model, folder ? NULL : &check, out, err);
     if (rc == ERR_OK && v.options->against) rc = judge(&v, err);
+    if (rc == ERR_OK && v.options->parent) rc = lineage_judge(&v.lineage, err);
     close_all(&v);
     return rc;
 }
@@ -181,6 +201,12 @@ static const Flag FLAGS[] = {
     {"max_class_drop", NULL, FLAG_FLOAT, AT(max_class_drop), "1", -1, 1, NULL,
      "Gate: the same for the F1 of the class that loses most."},
     ROWSET_FLAGS(Options, rows),
+    {"parent", NULL, FLAG_STRING, AT(parent), NULL, 0, 0, "FILE",
+     "#Lineage\nAlso check that FILE is a later revision of this exported file, whose ids keep their "
+     "meaning, and "
+     "ask both the golden prompts of this one."},
+    {"max_flips", NULL, FLAG_INT, AT(max_flips), "0", 0, 4096, NULL,
+     "Gate: exit status 3 where more of these prompts than that get another label."},
     {"out", NULL, FLAG_STRING, AT(out), NULL, 0, 0, "FILE",
      "#Output\nWrite the report as JSON to this file."},
     {"json", NULL, FLAG_BOOL, AT(json), NULL, 0, 0, NULL, "Print JSON instead of the table."},
@@ -190,15 +216,18 @@ static const Flag FLAGS[] = {
 const Command verify_cmd = {
     .name = "verify",
     .summary = "check an exported file, alone or against a checkpoint",
-    .usage = "verify FILE [--against MODEL [--data FILE] [--max-drop X]]",
+    .usage = "verify FILE [--against MODEL [--data FILE] [--max-drop X]] [--parent FILE [--max-flips N]]",
     .details =
         "Checks all digests of an exported file and computes its golden vectors again. With --against, both\n"
         "models also answer labelled rows: reported are how often they agree, the drop of macro F1 and of "
         "each\n"
-        "class's F1, and the exit status is 3 where a drop is larger than allowed.\n\n"
+        "class's F1, and the exit status is 3 where a drop is larger than allowed. With --parent, the exit "
+        "status is\n3 where the file is no later revision of that one, or the parent's golden prompts are "
+        "answered otherwise.\n\n"
         "Examples:\n"
         "  router verify router.safetensors\n"
-        "  router verify router.safetensors --against runs/first --max-drop 0.005\n",
+        "  router verify router.safetensors --against runs/first --max-drop 0.005\n"
+        "  router verify grown.safetensors --parent router.safetensors --max-flips 1\n",
     .flags = FLAGS,
     .flag_count = sizeof FLAGS / sizeof FLAGS[0],
     .options_bytes = sizeof(Options),

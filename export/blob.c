@@ -13,6 +13,7 @@
 #include "core/sha256.h"
 #include "core/text.h"
 #include "export/blob_rule.h"
+#include "export/blob_taxonomy.h"
 #include "export/hexfloat.h"
 
 #define DIGEST_KEY "router.header_sha256"
@@ -173,9 +174,7 @@ static ErrCode need(const char **out, const Blob *blob, const char *key, Err *er
     return *out ? ERR_OK : err_set(err, ERR_FORMAT, "metadata %s is missing", key);
 }
 
-static ErrCode get_number(int *out, const Blob *blob, const char *key, int min, int max, Err *err) {
-    const char *text;
-    TRY(need(&text, blob, key, err));
+ErrCode blob_number(int *out, const char *key, const char *text, int min, int max, Err *err) {
     int v = 0;
     size_t n = 0;
     for (; text[n] >= '0' && text[n] <= '9' && n < 9; n++) v = v * 10 + (text[n] - '0');
@@ -184,6 +183,12 @@ static ErrCode get_number(int *out, const Blob *blob, const char *key, int min, 
                        key, text, min, max);
     *out = v;
     return ERR_OK;
+}
+
+static ErrCode get_number(int *out, const Blob *blob, const char *key, int min, int max, Err *err) {
+    const char *text;
+    TRY(need(&text, blob, key, err));
+    return blob_number(out, key, text, min, max, err);
 }
 
 static ErrCode get_positive(float *out, const Blob *blob, const char *key, Err *err) {
@@ -285,6 +290,7 @@ static ErrCode read_config(Blob *blob, Err *err) {
             return err_set(err, ERR_FORMAT, "a special id is %d, but there are %d embeddings", specials[i],
                            c->vocab_size);
     TRY(read_labels(blob, err));
+    TRY(blob_taxonomy_read(&c->taxonomy, metadata, blob, blob->labels, c->num_labels, err));
     return blob_rule_read(&c->decide, metadata, blob, blob->labels, c->num_labels, err);
 }
 
@@ -578,6 +584,7 @@ void blob_close(Blob *blob) {
     mem_free(blob->data);
     mem_free(blob->labels);
     decide_free(&blob->config.decide);
+    taxonomy_free(&blob->config.taxonomy);
     *blob = (Blob){0};
 }
 
@@ -618,13 +625,13 @@ static void put_pair(Draft *d, const char *key, const char *value) {
     d->pairs[d->pair_count++] = (SafetensorsPair){keep(d, key), keep(d, value), 0};
 }
 
-static void put_rule_pair(void *draft, const char *key, const char *value) {
+static void put_given_pair(void *draft, const char *key, const char *value) {
     put_pair(draft, key, value);
 }
 
 bool blob_writes(const char *key) {
     static const char *const OTHERS[] = {DIGEST_KEY, "router.format", "router.plain_text"};
-    static const char *const BEGINNINGS[] = {"router.label.", "router.sha256."};
+    static const char *const BEGINNINGS[] = {"router.label.", "router.sha256.", "router.taxonomy."};
     for (size_t i = 0; i < COUNT(OTHERS); i++)
         if (strcmp(key, OTHERS[i]) == 0) return true;
     for (size_t i = 0; i < COUNT(BEGINNINGS); i++)
@@ -658,12 +665,13 @@ static void put_config(Draft *d, const BlobConfig *c, const char *const *labels)
         put_pair(d, FLOATS[i].key, buf.data ? buf.data : "");
         buf_free(&buf);
     }
-    if (!blob_rule_write(&c->decide, labels, c->num_labels, put_rule_pair, d)) d->failed = true;
+    if (!blob_rule_write(&c->decide, labels, c->num_labels, put_given_pair, d)) d->failed = true;
     put_pair(d, "router.plain_text", c->plain_text ? "true" : "false");
     for (int i = 0; i < c->num_labels; i++) {
         (void)snprintf(text, sizeof text, "router.label.%d", i);
         put_pair(d, text, labels[i]);
     }
+    blob_taxonomy_write(&c->taxonomy, put_given_pair, d);
 }
 
 static void put_tensors(Draft *d, const BlobConfig *c, const void *const *data, size_t spm_bytes) {
@@ -725,7 +733,8 @@ ErrCode blob_write(Buf *out, const BlobConfig *config, const char *const *labels
                    size_t spm_bytes, const SafetensorsPair *metadata, size_t metadata_count, Err *err) {
     const size_t tensors = blob_count(config);
     const size_t K = (size_t)config->num_labels;
-    const size_t own = 8 + COUNT(FIXED) + COUNT(NUMBERS) + COUNT(FLOATS) + K + blob_rule_pairs(K) + tensors;
+    const size_t own = 8 + COUNT(FIXED) + COUNT(NUMBERS) + COUNT(FLOATS) + K + blob_rule_pairs(K) +
+                       blob_taxonomy_pairs(&config->taxonomy) + tensors;
     Draft d = {.string_max = 2 * own + 2 * tensors};
     ErrCode rc = mem_new(&d.pairs, own + metadata_count, sizeof *d.pairs, "the blob's metadata", err);
     if (rc != ERR_OK) goto done;

@@ -20,7 +20,7 @@
  * METADATA. Strings; counts are decimal without sign or leading zero; floats are C99 hexadecimal, such as
  * "0x1.8p-1". All keys begin with "router.":
  *
- *   format                  "1.1": MAJOR.MINOR. A reader refuses another major number, and ignores keys that
+ *   format                  "1.2": MAJOR.MINOR. A reader refuses another major number, and ignores keys that
  *                           it does not know. Anything that changes what is computed either raises the major
  *                           number or adds a word to
  *   required                words, separated by one space, that a reader must know or else refuse the file:
@@ -42,6 +42,17 @@
  *   num_labels              K, 1 .. 4096
  *   label.0 .. label.K-1    names: 1 to 256 bytes, no control characters, all different; the number is the
  *                           row of the head
+ *   taxonomy.revision       which of the router's states this is, 1 .. 1000000; absent, as in all files before 1.2: 1
+ *   taxonomy.parent         source.model_sha256 of the revision that it was made from: 64 lower-case hexadecimal
+ *                           digits, from revision 2 on and only then
+ *   label.I.description     what belongs there: 1 to 1000 bytes of UTF-8, no control characters; may be absent
+ *   label.I.active          "false": the label is retired, its row of the head is such that it does not win;
+ *                           absent or "true" otherwise. At least two are active where K is above 1
+ *   label.I.since           the revision in which the label came: not below the one of label I-1, not above
+ *                           taxonomy.revision; absent: 1
+ *   label.I.formerly.0, .1 .. at most .63
+ *                           what it was called before, the oldest first, as the names: no two names of any labels,
+ *                           former or not, are the same
  *   max_tokens              most tokens of an input, 2 .. 8192, [CLS] and [SEP] included
  *   truncation              "head": [CLS], the first max_tokens - 2 ids of the text, [SEP]
  *   plain_text              "true": the strings [CLS] ... in a text are text; "false": they are tokens
@@ -68,7 +79,9 @@
  *   golden.tolerance        float: how far another implementation may be from golden.I.logits, as largest
  *                           |difference| / max(1, largest |logit|)
  *
- * and for people: tool, license (SPDX), description, date, source.* (digests of what it was made from),
+ * and for people: tool, license (SPDX), description, date, source.model_sha256 (of the file model.safetensors or
+ * pytorch_model.bin; absent where the weights were in several), source.weights_sha256 (of the numbers, in float32),
+ * source.tokenizer_sha256,
  * decision.policy (what the thresholds were chosen for, such as "precision=0.98"), and as JSON in one line
  * decision.cost (the costs of that policy), train_config, metrics (a report of `router eval`, which names its
  * set), metrics.dev (what training measured on its dev rows) and calibration (what `router calibrate` fitted, on
@@ -161,15 +174,17 @@
 #include "core/threads.h"
 #include "export/decide.h"
 #include "model/safetensors.h"
+#include "model/taxonomy.h"
 
-#define BLOB_FORMAT     "1.1"
+#define BLOB_FORMAT     "1.2"
 #define BLOB_HEADER_MAX ((uint64_t)64 << 20)
 #define BLOB_BYTES_MAX  ((uint64_t)16 << 30)
 #define BLOB_TOKENS_MAX 8192
 #define BLOB_LABEL_MAX  256
 #define BLOB_ALIGN      64
 
-/* The numbers of the metadata. decide's arrays are the Blob's or the caller's. */
+/* The numbers of the metadata. decide's arrays and the taxonomy are the Blob's or the caller's; a taxonomy of zeros
+ * is written as nothing. */
 typedef struct {
     int vocab_size, hidden_size, num_hidden_layers, num_attention_heads, intermediate_size;
     int position_buckets, max_relative_positions, num_labels, max_tokens;
@@ -177,6 +192,7 @@ typedef struct {
     bool plain_text;
     float layer_norm_eps;
     DecideRule decide;
+    Taxonomy taxonomy;
 } BlobConfig;
 
 /* ---- the list of tensors ---- */
@@ -246,6 +262,9 @@ bool blob_is(const char *path);
 
 /* Value of a metadata key, or NULL. */
 const char *blob_metadata(const Blob *blob, const char *key);
+
+/* A count as metadata have it: ERR_FORMAT names the key. */
+ErrCode blob_number(int *out, const char *key, const char *text, int min, int max, Err *err) ERR_CHECKED;
 
 /* ---- writing ---- */
 

@@ -95,8 +95,8 @@ static ErrCode check_vector(CheckReport *out, Check *c, size_t i, Err *err) {
     return ERR_OK;
 }
 
-static ErrCode golden_count(size_t *out, const Check *c, Err *err) {
-    const char *text = router_metadata(c->router, "router.golden.count");
+ErrCode check_golden_count(size_t *out, const Router *router, Err *err) {
+    const char *text = router_metadata(router, "router.golden.count");
     if (!text) return err_set(err, ERR_FORMAT, "metadata router.golden.count is missing");
     size_t v = 0, n = 0;
     for (; text[n] >= '0' && text[n] <= '9' && n < 5; n++) v = v * 10 + (size_t)(text[n] - '0');
@@ -112,7 +112,7 @@ ErrCode check_router(CheckReport *out, Router *router, Err *err) {
     *out = (CheckReport){0};
     Check c = {.router = router, .K = router_label_count(router)};
     size_t count;
-    TRY(golden_count(&count, &c, err));
+    TRY(check_golden_count(&count, router, err));
     const char *text = router_metadata(router, "router.golden.tolerance");
     float tolerance;
     ErrCode rc = hexfloat_only(&tolerance, text ? text : "nothing", err);

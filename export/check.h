@@ -12,6 +12,9 @@
 /* How far logits x (K) are from stated ones: largest |x - stated| / max(1, largest |stated|). */
 double check_difference(const float *x, const float *stated, int K);
 
+/* How many golden vectors the metadata say that there are. */
+ErrCode check_golden_count(size_t *out, const Router *router, Err *err) ERR_CHECKED;
+
 typedef struct {
     size_t golden;                  /* vectors in the blob */
     size_t exact;                   /* of them, with the very same ids and bits of the logits */

@@ -14,6 +14,7 @@
 #include "export/decide_json.h"
 #include "export/hexfloat.h"
 #include "model/classifier.h"
+#include "model/weights.h"
 #include "tokenizer/tokenizer.h"
 
 enum { MAX_TOKENS_DEFAULT = 256, PROVENANCE_MAX = 1 << 20 };
@@ -176,6 +177,8 @@ static ErrCode add_digests(Exporter *x, Err *err) {
     sha256_hex(hex, digest);
     mem_free(list);
     TRY(add_pair(&x->pairs, "router.source.weights_sha256", hex, err));
+    TRY(weights_digest(hex, x->dir, err));
+    if (hex[0]) TRY(add_pair(&x->pairs, "router.source.model_sha256", hex, err));
     return add_pair(&x->pairs, "router.source.tokenizer_sha256", tokenizer_digest(x->tokenizer), err);
 }
 
@@ -279,7 +282,8 @@ static ErrCode open_folder(Exporter *x, const char *folder, Threads *threads, Er
                              .sep = special.sep,
                              .unk = special.unk,
                              .mask = special.mask,
-                             .layer_norm_eps = (float)c->layer_norm_eps};
+                             .layer_norm_eps = (float)c->layer_norm_eps,
+                             .taxonomy = c->taxonomy}; /* the classifier's */
     return read_rules(x, err);
 }
 

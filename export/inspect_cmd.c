@@ -1,5 +1,6 @@
 #include "export/inspect_cmd.h"
 
+#include <cjson/cJSON.h>
 #include <string.h>
 
 #include "core/text.h"
@@ -25,7 +26,20 @@ static const char *digest_of(const Blob *b, const char *name) {
     return digest ? digest : "";
 }
 
-static void put_json(Buf *out, const Blob *b, const char *path) {
+/* As config.json has it. */
+static ErrCode put_taxonomy(Buf *out, const Blob *b, Err *err) {
+    cJSON *tree;
+    TRY(taxonomy_json(&tree, &b->config.taxonomy, b->labels, err));
+    char *text = cJSON_PrintUnformatted(tree);
+    const ErrCode rc = text ? ERR_OK : err_set(err, ERR_MEMORY, "out of memory for the taxonomy");
+    buf_puts(out, ",\"taxonomy\":");
+    buf_puts(out, text ? text : "");
+    cJSON_free(text);
+    cJSON_Delete(tree);
+    return rc;
+}
+
+static ErrCode put_json(Buf *out, const Blob *b, const char *path, Err *err) {
     buf_puts(out, "{\"file\":");
     text_put_json(out, path, strlen(path));
     buf_printf(out, ",\"bytes\":%zu,\"compressed\":%s,\"metadata\":{", b->size, b->packed ? "true" : "false");
@@ -36,7 +50,9 @@ static void put_json(Buf *out, const Blob *b, const char *path) {
         buf_puts(out, ":");
         text_put_json(out, p->value, p->value_len);
     }
-    buf_puts(out, "},\"tensors\":[");
+    buf_puts(out, "}");
+    TRY(put_taxonomy(out, b, err));
+    buf_puts(out, ",\"tensors\":[");
     for (size_t i = 0; i < b->header.count; i++) {
         const SafetensorsEntry *e = &b->header.entries[i];
         char shape[96];
@@ -47,6 +63,7 @@ static void put_json(Buf *out, const Blob *b, const char *path) {
                    (unsigned long long)e->begin, (unsigned long long)e->end);
     }
     buf_puts(out, "]}\n");
+    return ERR_OK;
 }
 
 /* Text of strangers, for a terminal: at most `max` bytes, without control characters. */
@@ -74,10 +91,26 @@ static void put_model(Buf *out, const Blob *b) {
     buf_printf(out, "  %-20s %s\n", "special strings", c->plain_text ? "are text" : "are tokens");
 }
 
-/* Per label: what the calibration vector and the thresholds are, where there are any. */
+static void put_history(Buf *out, const TaxonomyLabel *label) {
+    char shown[TAXONOMY_DESCRIPTION_MAX + 4];
+    if (label->retired) buf_puts(out, "  retired");
+    if (label->since > 1) buf_printf(out, "  since revision %d", label->since);
+    for (int i = 0; i < label->former_count; i++)
+        buf_printf(out, "%s%s", i ? ", " : "  formerly ",
+                   text_excerpt(shown, TAXONOMY_NAME_MAX, label->former[i], strlen(label->former[i])));
+    if (label->description)
+        buf_printf(
+            out, "\n        %s",
+            text_excerpt(shown, TAXONOMY_DESCRIPTION_MAX, label->description, strlen(label->description)));
+}
+
+/* Per label: what the calibration vector, the thresholds and the taxonomy say, where they say anything. */
 static void put_labels(Buf *out, const Blob *b) {
     const DecideRule *rule = &b->config.decide;
+    const Taxonomy *t = &b->config.taxonomy;
     buf_printf(out, "labels (%d)\n", b->config.num_labels);
+    buf_printf(out, "  %-20s %d%s\n", "revision", t->revision, t->revision == 1 ? ", without a parent" : "");
+    if (t->revision > 1) put_text(out, "parent", t->parent, 80);
     for (int k = 0; k < b->config.num_labels; k++) {
         char shown[BLOB_LABEL_MAX + 4];
         buf_printf(out, "  %4d  %s", k,
@@ -85,6 +118,7 @@ static void put_labels(Buf *out, const Blob *b) {
         if (rule->vector)
             buf_printf(out, "  scale %.6g, bias %.6g", (double)rule->scale[k], (double)rule->bias[k]);
         if (rule->per_class) buf_printf(out, "  threshold %.6g", (double)rule->threshold[k]);
+        put_history(out, &t->labels[k]);
         buf_puts(out, "\n");
     }
 }
@@ -133,6 +167,7 @@ static void put_summary(Buf *out, const Blob *b, const char *path, const Inspect
         {"by", "router.tool"},
         {"date", "router.date"},
         {"license", "router.license"},
+        {"model file", "router.source.model_sha256"},
         {"weights", "router.source.weights_sha256"},
         {"tokenizer", "router.source.tokenizer_sha256"},
         {"header", "router.header_sha256"},
@@ -152,11 +187,12 @@ static ErrCode run_inspect(const void *options, const FlagList *arguments, FILE 
     Blob blob;
     TRY(blob_open(&blob, path, &(BlobOptions){.trust = !o->verify}, NULL, err));
     Buf text = {0};
+    ErrCode rc = ERR_OK;
     if (o->json)
-        put_json(&text, &blob, path);
+        rc = put_json(&text, &blob, path, err);
     else
         put_summary(&text, &blob, path, o);
-    const ErrCode rc = buf_print(&text, out, err);
+    if (rc == ERR_OK) rc = buf_print(&text, out, err);
     buf_free(&text);
     blob_close(&blob);
     return rc;

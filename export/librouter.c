@@ -439,6 +439,24 @@ const char *router_label(const Router *r, int label) {
     return r && label >= 0 && label < r->blob.config.num_labels ? r->blob.labels[label] : NULL;
 }
 
+int router_revision(const Router *r) {
+    return r ? r->blob.config.taxonomy.revision : 0;
+}
+
+static const TaxonomyLabel *label_of(const Router *r, int label) {
+    return router_label(r, label) ? &r->blob.config.taxonomy.labels[label] : NULL;
+}
+
+const char *router_label_description(const Router *r, int label) {
+    const TaxonomyLabel *l = label_of(r, label);
+    return l ? l->description : NULL;
+}
+
+int router_label_active(const Router *r, int label) {
+    const TaxonomyLabel *l = label_of(r, label);
+    return l && !l->retired;
+}
+
 int router_max_tokens(const Router *r) {
     return r ? r->rule.max_tokens : 0;
 }

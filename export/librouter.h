@@ -51,7 +51,7 @@ extern "C" {
 #define ROUTER_API
 #endif
 
-#define LIBROUTER_VERSION  "0.2.0"
+#define LIBROUTER_VERSION  "0.3.0"
 #define ROUTER_ERROR_BYTES 1024         /* enough for any message */
 #define ROUTER_TERMINATED  ((size_t)-1) /* as a length: the text ends at its NUL */
 
@@ -116,6 +116,19 @@ ROUTER_API int router_classify_batch(Router *router, const char *const *texts, c
  */
 ROUTER_API int router_label_count(const Router *router);
 ROUTER_API const char *router_label(const Router *router, int label);
+
+/* Since 0.3.0. How often the labels have been changed (added, renamed, retired), plus one: a router that was never
+ * changed, and every blob from before, is 1. The metadata key "router.taxonomy.parent" then names the router that it was
+ * made from: by the digest that its parent's blob has as "router.source.model_sha256". Ids keep their meaning from one
+ * revision to the next: new labels are behind the old ones. */
+ROUTER_API int router_revision(const Router *router);
+
+/* Since 0.3.0. What belongs to a label, or NULL where nothing was said (or for any other index). */
+ROUTER_API const char *router_label_description(const Router *router, int label);
+
+/* Since 0.3.0. 1, or 0 for a label that is retired: it keeps its id and its place among the probabilities, and is not
+ * answered any more (or for any other index). */
+ROUTER_API int router_label_active(const Router *router, int label);
 
 ROUTER_API int router_max_tokens(const Router *router);
 

@@ -9,6 +9,7 @@
 #define MODEL_CONFIG_H
 
 #include "core/err.h"
+#include "model/taxonomy.h"
 
 #define CONFIG_LABELS_MAX 4096
 
@@ -22,6 +23,7 @@ typedef struct {
     double hidden_dropout_prob, attention_probs_dropout_prob, pooler_dropout;
     double cls_dropout; /* resolved: hidden_dropout_prob where absent */
     char **labels;      /* num_labels names in the order of their ids; owned */
+    Taxonomy taxonomy;  /* of these labels, or of none: it then says nothing */
 } Config;
 
 struct cJSON; /* <cjson/cJSON.h> */
@@ -31,18 +33,29 @@ struct cJSON; /* <cjson/cJSON.h> */
  * 65536. Absent keys take DebertaV2Config's defaults; where the default asks for another computation, absence
  * is an error. Names of labels come from id2label (LABEL_0 ... where only num_labels says how many; two where
  * architectures says DebertaV2ForSequenceClassification and nothing says how many, since Hugging Face leaves
- * its default out); ids must be 0 .. n-1 without a gap, names differ, and label2id, if there, must agree. */
+ * its default out); ids must be 0 .. n-1 without a gap, names differ, and label2id, if there, must agree; so must
+ * router_taxonomy (model/taxonomy.h). */
 ErrCode config_parse(Config *out, const struct cJSON *root, Err *err) ERR_CHECKED;
 
 /* config.json itself, or a folder that holds one. */
 ErrCode config_read(Config *out, const char *path, Err *err) ERR_CHECKED;
 
 /* A tree that Hugging Face's DebertaV2Config reads back to the same values, with architectures, model_type,
- * id2label and label2id. */
+ * id2label and label2id; and router_taxonomy, where it says anything. */
 ErrCode config_json(struct cJSON **out, const Config *config, Err *err) ERR_CHECKED;
 
-/* Replaces the labels by copies of names[0..n). */
+/* Replaces the labels by copies of names[0..n). Where they are the same as before, in the same order, the taxonomy
+ * stays; otherwise it is another router, of revision 1. */
 ErrCode config_set_labels(Config *config, const char *const *names, int n, Err *err) ERR_CHECKED;
+
+/* Whether the labels are names[0..n), in this order. */
+bool config_has_labels(const Config *config, const char *const *names, int n);
+
+/* The same router with n more labels behind the others, or another name for one; the taxonomy says so (see
+ * taxonomy_grow, taxonomy_rename: taxonomy_begin comes first). All or nothing. */
+ErrCode config_grow_labels(Config *config, const char *const *names, const char *const *descriptions, int n,
+                           Err *err) ERR_CHECKED;
+ErrCode config_rename_label(Config *config, int id, const char *name, Err *err) ERR_CHECKED;
 
 ErrCode config_copy(Config *out, const Config *from, Err *err) ERR_CHECKED;
 void config_free(Config *config);

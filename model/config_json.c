@@ -325,6 +325,12 @@ static ErrCode read_labels(Config *c, const cJSON *root, Err *err) {
     return want_text(root, "problem_type", "single_label_classification", true, err);
 }
 
+static ErrCode read_taxonomy(Config *c, const cJSON *root, Err *err) {
+    taxonomy_free(&c->taxonomy);
+    return taxonomy_parse(&c->taxonomy, cJSON_GetObjectItemCaseSensitive(root, "router_taxonomy"),
+                          (const char *const *)c->labels, c->num_labels, err);
+}
+
 ErrCode config_parse(Config *out, const cJSON *root, Err *err) {
     *out = (Config){0};
     if (!cJSON_IsObject(root)) return err_set(err, ERR_FORMAT, "expected a JSON object");
@@ -345,6 +351,7 @@ ErrCode config_parse(Config *out, const cJSON *root, Err *err) {
     if (rc == ERR_OK) rc = read_sizes(&c, root, err);
     if (rc == ERR_OK) rc = read_numbers(&c, root, err);
     if (rc == ERR_OK) rc = read_labels(&c, root, err);
+    if (rc == ERR_OK) rc = read_taxonomy(&c, root, err);
     if (rc == ERR_OK)
         *out = c;
     else
@@ -421,6 +428,14 @@ ErrCode config_json(cJSON **out, const Config *c, Err *err) {
          cJSON_AddTrueToObject(root, "share_att_key") &&
          cJSON_AddFalseToObject(root, "position_biased_input");
     if (ok && c->num_labels) ok = add_labels(root, c);
+    if (ok && taxonomy_says(&c->taxonomy)) {
+        cJSON *taxonomy;
+        ok = taxonomy_json(&taxonomy, &c->taxonomy, (const char *const *)c->labels, NULL) == ERR_OK;
+        if (ok && !cJSON_AddItemToObject(root, "router_taxonomy", taxonomy)) {
+            cJSON_Delete(taxonomy);
+            ok = false;
+        }
+    }
     *out = ok ? root : NULL;
     if (ok) return ERR_OK;
     cJSON_Delete(root);

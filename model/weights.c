@@ -10,6 +10,7 @@
 #include "core/json.h"
 #include "core/mem.h"
 #include "core/rng.h"
+#include "core/sha256.h"
 #include "core/text.h"
 #include "model/pickle.h"
 #include "model/safetensors.h"
@@ -157,33 +158,58 @@ static ErrCode open_index(Source *s, const char *path, bool pickle, Err *err) {
     return rc == ERR_OK ? rc : err_context(err, rc, "%s", path);
 }
 
-static ErrCode source_open(Source *s, const char *dir, char source[64], Err *err) {
-    static const struct {
-        const char *name;
-        bool index, pickle;
-    } FILES[] = {{"model.safetensors.index.json", true, false},
-                 {"model.safetensors", false, false},
-                 {"pytorch_model.bin.index.json", true, true},
-                 {"pytorch_model.bin", false, true}};
-    *s = (Source){.dir = dir};
+/* What the weights of a folder are in. */
+static const struct {
+    const char *name;
+    bool index, pickle;
+} FILES[] = {{"model.safetensors.index.json", true, false},
+             {"model.safetensors", false, false},
+             {"pytorch_model.bin.index.json", true, true},
+             {"pytorch_model.bin", false, true}};
+
+/* Which of FILES, and its path. */
+static ErrCode find_file(size_t *which, char **path, const char *dir, Err *err) {
     for (size_t i = 0; i < sizeof FILES / sizeof FILES[0]; i++) {
-        char *path = file_join(dir, FILES[i].name);
-        if (!path) return no_memory(err);
-        ErrCode rc = ERR_OK;
-        const bool here = file_exists(path);
-        if (here && FILES[i].index) {
-            rc = open_index(s, path, FILES[i].pickle, err);
-        } else if (here) {
-            rc = add_shard(s, FILES[i].name, FILES[i].pickle, err);
-            if (rc == ERR_OK) rc = list_items(s, err);
-        }
-        mem_free(path);
-        (void)snprintf(source, 64, "%s", FILES[i].name);
-        if (here) return rc;
+        *path = file_join(dir, FILES[i].name);
+        *which = i;
+        if (!*path) return no_memory(err);
+        if (file_exists(*path)) return ERR_OK;
+        mem_free(*path);
     }
+    *path = NULL;
     return err_set(err, ERR_IO,
                    "%s: no weights: expected model.safetensors, pytorch_model.bin or an index of either",
                    dir);
+}
+
+static ErrCode source_open(Source *s, const char *dir, char source[64], Err *err) {
+    size_t i;
+    char *path;
+    *s = (Source){.dir = dir};
+    TRY(find_file(&i, &path, dir, err));
+    (void)snprintf(source, 64, "%s", FILES[i].name);
+    ErrCode rc;
+    if (FILES[i].index) {
+        rc = open_index(s, path, FILES[i].pickle, err);
+    } else {
+        rc = add_shard(s, FILES[i].name, FILES[i].pickle, err);
+        if (rc == ERR_OK) rc = list_items(s, err);
+    }
+    mem_free(path);
+    return rc;
+}
+
+ErrCode weights_digest(char hex[65], const char *dir, Err *err) {
+    unsigned char digest[SHA256_BYTES];
+    size_t i;
+    char *path;
+    TRY(find_file(&i, &path, dir, err));
+    hex[0] = 0;
+    ErrCode rc = ERR_OK;
+    if (!FILES[i].index) rc = sha256_file(digest, NULL, path, err);
+    if (rc == ERR_OK && !FILES[i].index) sha256_hex(hex, digest);
+    mem_free(path);
+    return rc;
 }
 
 /* ---- one weight ---- */

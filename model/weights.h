@@ -24,6 +24,10 @@ ErrCode weights_load(const Params *params, const Config *config, const char *dir
                      WeightsReport *report, Err *err) ERR_CHECKED;
 void weights_report_free(WeightsReport *report);
 
+/* SHA-256 of the file that weights_load takes from `dir`, by which a router names its parent (model/taxonomy.h); ""
+ * where they are in several files. ERR_IO: there are none. */
+ErrCode weights_digest(char hex[65], const char *dir, Err *err) ERR_CHECKED;
+
 /* A fresh model: normal(0, initializer_range) for matrices (row pad_token_id of the word embeddings 0), 1 and
  * 0 for norms, 0 for biases; a function of (seed, name, index) alone. */
 void weights_init(const Params *params, const Config *config, uint64_t seed);

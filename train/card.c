@@ -8,6 +8,42 @@
 
 #include <string.h>
 
+/* A name inside a table of Markdown: one line, no column of its own, no markup. */
+static void put_name(Buf *out, const char *name) {
+    for (; *name; name++) {
+        if (strchr("|\\`*_<>[]&#", *name)) buf_puts(out, "\\");
+        buf_put(out, (unsigned char)*name < ' ' ? " " : name, 1);
+    }
+}
+
+/* What the labels are, over time: a table where there is anything to say, else their names. */
+static void put_labels(Buf *out, const Config *config) {
+    const Taxonomy *t = &config->taxonomy;
+    if (!taxonomy_says(t)) {
+        for (int k = 0; k < config->num_labels; k++) buf_printf(out, "- `%s`\n", config->labels[k]);
+        return;
+    }
+    buf_puts(out,
+             "| id | label | what belongs there | answered | since revision | formerly |\n"
+             "| ---: | --- | --- | --- | ---: | --- |\n");
+    for (int k = 0; k < t->count; k++) {
+        const TaxonomyLabel *label = &t->labels[k];
+        buf_printf(out, "| %d | ", k);
+        put_name(out, config->labels[k]);
+        buf_puts(out, " | ");
+        put_name(out, label->description ? label->description : "");
+        buf_printf(out, " | %s | %d | ", label->retired ? "no, retired" : "yes", label->since);
+        for (int i = 0; i < label->former_count; i++) {
+            if (i) buf_puts(out, ", ");
+            put_name(out, label->former[i]);
+        }
+        buf_puts(out, " |\n");
+    }
+    buf_printf(out, "\nRevision %d of this router's labels", t->revision);
+    if (t->parent[0]) buf_printf(out, "; it was made from the model file with SHA-256 `%s`", t->parent);
+    buf_puts(out, ".\n");
+}
+
 /* YAML takes a JSON string as a double-quoted scalar. */
 static void put_front_matter(Buf *out, const CkptCard *card) {
     buf_puts(out,
@@ -36,8 +72,9 @@ ErrCode card_save(const char *dir, const Config *config, const CkptCard *card, E
     buf_printf(&out,
                "# Prompt router\n\nA DeBERTa-v3 classifier (%d layers, hidden size %d, vocabulary %d) that "
                "sends a prompt to one of %d domains:\n\n",
-               config->num_hidden_layers, config->hidden_size, config->vocab_size, config->num_labels);
-    for (int k = 0; k < config->num_labels; k++) buf_printf(&out, "- `%s`\n", config->labels[k]);
+               config->num_hidden_layers, config->hidden_size, config->vocab_size,
+               taxonomy_says(&config->taxonomy) ? taxonomy_active(&config->taxonomy) : config->num_labels);
+    put_labels(&out, config);
     buf_printf(&out,
                "\n## Input\n\nThe prompt alone, at most %d tokens (the first ones are kept). Special tokens "
                "that are written in a prompt are %s.\n",
@@ -81,14 +118,6 @@ static void put_index(Buf *out, const CardResult *results, size_t count) {
             "\n      type: jsonl\n    metrics:\n    - type: accuracy\n      value: %.6f\n    - type: f1\n"
             "      name: macro F1\n      value: %.6f\n",
             results[i].accuracy, results[i].macro_f1);
-    }
-}
-
-/* A name inside a table of Markdown: one line, no column of its own, no markup. */
-static void put_name(Buf *out, const char *name) {
-    for (; *name; name++) {
-        if (strchr("|\\`*_<>[]&#", *name)) buf_puts(out, "\\");
-        buf_put(out, (unsigned char)*name < ' ' ? " " : name, 1);
     }
 }
 

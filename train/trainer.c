@@ -10,6 +10,7 @@
 #include "core/mem.h"
 #include "core/rng.h"
 #include "core/stop.h"
+#include "core/text.h"
 #include "data/mix.h"
 #include "model/config.h"
 #include "model/ops_blas.h"
@@ -92,6 +93,16 @@ static ErrCode mix_inputs(const Trainer *t, FlagList *inputs, Err *err) {
     return rc;
 }
 
+/* Where the rule is for the labels of --model: its retired ones get no rows. */
+static ErrCode retire_labels(CorpusRule *rule, const Config *c, Err *err) {
+    if (!config_has_labels(c, (const char *const *)rule->labels.items, (int)rule->labels.count))
+        return ERR_OK;
+    for (int k = 0; k < c->taxonomy.count; k++)
+        if (c->taxonomy.labels[k].retired)
+            TRY(flags_list_add(&rule->retired, c->labels[k], strlen(c->labels[k]), err));
+    return ERR_OK;
+}
+
 /* A trained classifier's labels stay in their order; otherwise the data's are taken. */
 static ErrCode pack_data(Trainer *t, const FlagList *inputs, Err *err) {
     const TrainOptions *o = t->options;
@@ -105,6 +116,7 @@ static ErrCode pack_data(Trainer *t, const FlagList *inputs, Err *err) {
         for (int k = 0; k < t->config.num_labels && rc == ERR_OK; k++)
             rc = flags_list_add(&rule.labels, t->config.labels[k], strlen(t->config.labels[k]), err);
     }
+    if (rc == ERR_OK && !t->scratch) rc = retire_labels(&rule, &t->config, err);
     if (rc == ERR_OK) {
         Progress packing;
         progress_begin(&packing, "pack", 0, 0);
@@ -278,10 +290,36 @@ static ErrCode open_backend(Trainer *t, Err *err) {
     return ERR_OK;
 }
 
+/* The data's labels. Where they are the model's, its taxonomy goes on, and a shard that was packed before may have no
+ * rows of what it has retired; where not, or from scratch, this is another router. */
+static ErrCode set_labels(Trainer *t, Err *err) {
+    const ShardInfo *info = shard_info(t->shard);
+    Config *c = &t->config;
+    if (t->scratch || !config_has_labels(c, info->labels, info->label_count)) {
+        if (taxonomy_says(&c->taxonomy))
+            progress_note(NULL, "%s: the taxonomy (revision %d) stays behind: %s", t->options->model,
+                          c->taxonomy.revision,
+                          t->scratch ? "training is from scratch" : "the data's labels are not the model's");
+        taxonomy_free(&c->taxonomy);
+    }
+    TRY(config_set_labels(c, info->labels, info->label_count, err));
+    for (int k = 0; k < c->num_labels; k++) {
+        uint64_t rows = 0;
+        for (Split s = SPLIT_TRAIN; s < SPLIT_COUNT; s++) rows += shard_label_rows(t->shard, s, k);
+        char shown[84];
+        if (c->taxonomy.labels[k].retired && rows)
+            return err_set(err, ERR_ARGUMENT,
+                           "the shard has %llu rows of the label '%s', which the model has retired "
+                           "(router_taxonomy): pack the data without them",
+                           (unsigned long long)rows,
+                           text_excerpt(shown, 80, c->labels[k], strlen(c->labels[k])));
+    }
+    return ERR_OK;
+}
+
 static ErrCode open_model(Trainer *t, Err *err) {
     const TrainOptions *o = t->options;
-    const ShardInfo *info = shard_info(t->shard);
-    TRY(config_set_labels(&t->config, info->labels, info->label_count, err));
+    TRY(set_labels(t, err));
     const int rows = (int)o->batch_size, longest = shard_longest(t->shard);
     const DebertaLimits limits = {
         .micro_tokens = o->micro_batch_tokens > longest ? (int)o->micro_batch_tokens : longest,
