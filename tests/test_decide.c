@@ -161,7 +161,7 @@ static void test_blob_rule(void **state) {
         ok(blob_open_memory(&blob, file.data, file.len, false, NULL, &err), &err);
         assert_true(tiny_rules_equal(&rule, &blob.config.decide, 3));
         assert_string_equal(blob_metadata(&blob, "router.decision.policy"), "a test");
-        assert_string_equal(blob_metadata(&blob, "router.format"), "1.1");
+        assert_string_equal(blob_metadata(&blob, "router.format"), "1.2");
         ok(blob_rule_replace(&again, &blob, &rule, NULL, 0, &err),
            &err); /* nothing changes, nothing gets lost */
         assert_true(again.len == file.len && memcmp(again.data, file.data, file.len) == 0);

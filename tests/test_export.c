@@ -509,7 +509,7 @@ static void test_router_questions(void **state) {
     assert_null(router_label(router, 3));
     assert_null(router_label(router, -1));
     assert_int_equal(router_max_tokens(router), 5);
-    assert_string_equal(router_metadata(router, "router.format"), "1.1");
+    assert_string_equal(router_metadata(router, "router.format"), "1.2");
     assert_null(router_metadata(router, "no such key"));
     assert_string_equal(router_version(), LIBROUTER_VERSION);
     assert_string_equal(router_kernels(router), int8_pick(cpu_features())->name);
@@ -662,11 +662,11 @@ static void test_hostile_header(void **state) {
     static const struct {
         const char *from, *to, *message;
     } CASES[] = {
-        {"router.format\":\"1.1", "router.format\":\"2.0",
-         "metadata router.format: found \"2.0\", expected 1.x (this program writes 1.1); a newer router may "
+        {"router.format\":\"1.2", "router.format\":\"2.0",
+         "metadata router.format: found \"2.0\", expected 1.x (this program writes 1.2); a newer router may "
          "read it"},
-        {"router.format\":\"1.1", "router.format\":\"1.7", NULL},
-        {"\"router.format\":\"1.1\",", "\"router.format\":\"1.1\",\"router.new\":\"ignored\",", NULL},
+        {"router.format\":\"1.2", "router.format\":\"1.7", NULL},
+        {"\"router.format\":\"1.2\",", "\"router.format\":\"1.2\",\"router.new\":\"ignored\",", NULL},
         {"router.format", "router.fermat", "metadata router.format is missing"},
         {"int8-rows f16-positions", "int8-rows f16-positions int4",
          "metadata router.required: found \"int8-rows f16-positions int4\", expected \"int8-rows "

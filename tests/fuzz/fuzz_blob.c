@@ -5,6 +5,7 @@
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "export/librouter.h"
 #include "tests/tiny_blob.h"
@@ -43,12 +44,26 @@ static void ask(Router *router, const char *text, size_t n) {
     free(p);
 }
 
+static void check_taxonomy(const Router *router) {
+    const char *parent = router_metadata(router, "router.taxonomy.parent");
+    const int K = router_label_count(router), revision = router_revision(router);
+    int active = 0;
+    if (revision < 1 || (revision > 1) != (parent && strlen(parent) == 64)) abort();
+    for (int k = 0; k < K; k++) {
+        const char *said = router_label_description(router, k);
+        if (said && (!*said || strlen(said) > 1000)) abort();
+        active += router_label_active(router, k);
+    }
+    if (active < (K < 2 ? K : 2)) abort();
+}
+
 static int try_open(const void *bytes, size_t size, int trust, const char *text, size_t n) {
     char error[ROUTER_ERROR_BYTES];
     Router *router;
     const RouterOptions options = {.trust = trust};
     const int rc = router_open_memory(&router, bytes, size, &options, error, sizeof error);
     if (rc == ROUTER_OK) {
+        check_taxonomy(router);
         ask(router, "a abc the [CLS] \xff", ROUTER_TERMINATED);
         ask(router, text, n);
     } else if (rc != ROUTER_FORMAT || !error[0]) {

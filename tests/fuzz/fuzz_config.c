@@ -7,6 +7,22 @@
 #include "core/json.h"
 #include "model/config.h"
 
+static void check_taxonomy(const Config *c, const Config *back) {
+    const Taxonomy *t = &c->taxonomy, *u = &back->taxonomy;
+    assert(t->count == c->num_labels && u->count == t->count);
+    assert((t->revision >= 1 || t->count == 0) && u->revision == t->revision &&
+           strcmp(u->parent, t->parent) == 0);
+    assert((t->revision > 1) == (strlen(t->parent) == 64) && (t->revision > 1 || !t->parent[0]));
+    assert(t->count < 2 || taxonomy_active(t) >= 2);
+    for (int i = 0; i < t->count; i++) {
+        const TaxonomyLabel *a = &t->labels[i], *b = &u->labels[i];
+        assert(a->since >= 1 && a->since <= t->revision && a->since == b->since && a->retired == b->retired);
+        assert(!a->description == !b->description && a->former_count == b->former_count);
+        assert(!a->description || strcmp(a->description, b->description) == 0);
+        for (int k = 0; k < a->former_count; k++) assert(strcmp(a->former[k], b->former[k]) == 0);
+    }
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
@@ -20,6 +36,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         assert(back.num_labels == c.num_labels && back.hidden_size == c.hidden_size);
         assert(back.max_relative_positions == c.max_relative_positions);
         for (int i = 0; i < c.num_labels; i++) assert(strcmp(back.labels[i], c.labels[i]) == 0);
+        check_taxonomy(&c, &back);
         (void)rc;
     } else {
         assert(err.msg[0]);

@@ -3,9 +3,12 @@
  * digest, computes the golden vectors from their ids in plain sequential float arithmetic and compares the
  * logits.
  *
- * usage: blob_peer FILE [--logits] [--float] [--decide <LOGITS]
+ * usage: blob_peer FILE [--logits] [--float] [--labels] [--decide <LOGITS]
  *   --logits  prints the logits that it computed, a line per golden vector
  *   --float   leaves the activations in float, where the specification rounds them to 8 bits (no comparison)
+ *   --labels  instead, prints the revision, the parent (or -) and source.model_sha256 (or -), and then a line for each
+ *             label: id, 1 where it is active, the revision in which it came, name, description (may be empty) and
+ *             former names, with tabs between
  *   --decide  instead of computing golden vectors, reads logits from stdin and prints of each K of them the
  *             label, 1 where the decision is to abstain, the fallback (or -), and the score
  * Exit status: 0 all agrees, 1 something does not (said on stderr), 2 wrong usage. */
@@ -240,6 +243,12 @@ static const char *meta(const char *key) {
     for (size_t i = 0; i < pair_count; i++)
         if (strcmp(pairs[i].key, key) == 0) return pairs[i].value;
     die("metadata is missing", key);
+}
+
+static int has(const char *key) {
+    for (size_t i = 0; i < pair_count; i++)
+        if (strcmp(pairs[i].key, key) == 0) return 1;
+    return 0;
 }
 
 static size_t meta_number(const char *key) {
@@ -493,13 +502,65 @@ static double golden(size_t i, int print) {
     return worst / size;
 }
 
-/* ---- the decision, from header values ---- */
+/* ---- the labels, over time ---- */
 
-static int has(const char *key) {
-    for (size_t i = 0; i < pair_count; i++)
-        if (strcmp(pairs[i].key, key) == 0) return 1;
-    return 0;
+/* router.label.I.WHAT, or `otherwise` where that is absent. */
+static const char *label_meta(size_t i, const char *what, const char *otherwise) {
+    char key[80];
+    (void)snprintf(key, sizeof key, "router.label.%zu%s%s", i, *what ? "." : "", what);
+    return otherwise && !has(key) ? otherwise : meta(key);
 }
+
+static void unique(const char *name, size_t owner, int self) {
+    for (size_t i = 0; i < K; i++) {
+        if (strcmp(label_meta(i, "", NULL), name) == 0 && !(self && i == owner)) die("a name twice", name);
+        for (size_t j = 0; j < 64; j++) {
+            char what[32];
+            (void)snprintf(what, sizeof what, "formerly.%zu", j);
+            const char *former = label_meta(i, what, "");
+            if (!*former) break;
+            if (strcmp(former, name) == 0 && (self || i != owner)) die("a former name twice", name);
+        }
+    }
+}
+
+static void labels(int print) {
+    const int first = !has("router.taxonomy.revision");
+    const size_t revision = first ? 1 : meta_number("router.taxonomy.revision");
+    const char *parent = has("router.taxonomy.parent") ? meta("router.taxonomy.parent") : "-";
+    if (revision < 1 || revision > 1000000) die("a wrong revision", NULL);
+    if (revision == 1 ? strcmp(parent, "-") != 0
+                      : strlen(parent) != 64 || strspn(parent, "0123456789abcdef") != 64)
+        die("a wrong parent", parent);
+    if (print)
+        (void)printf("%zu %s %s\n", revision, parent,
+                     has("router.source.model_sha256") ? meta("router.source.model_sha256") : "-");
+    size_t active = 0, before = 1;
+    for (size_t i = 0; i < K; i++) {
+        const char *name = label_meta(i, "", NULL), *state = label_meta(i, "active", "true");
+        const size_t since = (size_t)strtoull(label_meta(i, "since", "1"), NULL, 10);
+        const int answers = strcmp(state, "true") == 0;
+        if (!answers && strcmp(state, "false") != 0) die("neither active nor retired", name);
+        if (since < before || since > revision) die("a label out of its time", name);
+        before = since;
+        active += (size_t)answers;
+        unique(name, i, 1);
+        if (print)
+            (void)printf("%zu\t%d\t%zu\t%s\t%s", i, answers, since, name, label_meta(i, "description", ""));
+        for (size_t j = 0; j < 64; j++) {
+            char what[32];
+            (void)snprintf(what, sizeof what, "formerly.%zu", j);
+            const char *former = label_meta(i, what, "");
+            if (!*former) break;
+            unique(former, i, 0);
+            if (print) (void)printf("\t%s", former);
+        }
+        if (print) (void)printf("\n");
+    }
+    if (active < (K < 2 ? K : 2)) die("too few active labels", NULL);
+}
+
+/* ---- the decision, from header values ---- */
 
 static double numbered(const char *prefix, size_t k) {
     char key[64];
@@ -566,19 +627,21 @@ static void decide_all(void) {
 }
 
 int main(int argc, char **argv) {
-    int print = 0, decisions = 0;
+    int print = 0, decisions = 0, tell = 0;
     for (int i = 2; i < argc; i++) {
         if (strcmp(argv[i], "--logits") == 0)
             print = 1;
         else if (strcmp(argv[i], "--float") == 0)
             float_activations = 1;
+        else if (strcmp(argv[i], "--labels") == 0)
+            tell = 1;
         else if (strcmp(argv[i], "--decide") == 0)
             decisions = 1;
         else
             argc = 0;
     }
     if (argc < 2) {
-        (void)fprintf(stderr, "usage: blob_peer FILE [--logits] [--float] [--decide <LOGITS]\n");
+        (void)fprintf(stderr, "usage: blob_peer FILE [--logits] [--float] [--labels] [--decide <LOGITS]\n");
         return 2;
     }
     load(argv[1]);
@@ -598,6 +661,8 @@ int main(int argc, char **argv) {
     P = meta_number("router.max_relative_positions");
     K = meta_number("router.num_labels");
     eps = strtof(meta("router.layer_norm_eps"), NULL);
+    labels(tell);
+    if (tell) return 0;
     if (decisions) {
         decide_all();
         return 0;
