@@ -141,9 +141,9 @@ static ErrCode report_all(Verify *v, const char *model, const CheckReport *check
         if (check) buf_puts(table, "\n");
         report_drop_table(table, &v->report);
     } else {
-        buf_puts(json, "null\n");
+        buf_puts(json, "null");
     }
-    buf_puts(json, ",\"lineage\": ");
+    buf_puts(json, ",\n\"lineage\": ");
     if (v->options->parent) {
         buf_puts(table, "\n");
         lineage_json(json, &v->lineage);

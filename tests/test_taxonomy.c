@@ -548,7 +548,8 @@ static void ask_peer(Buf *out, const char *path) {
         const int fd = open(to, O_WRONLY | O_CREAT | O_TRUNC, 0600);
         char *const arguments[] = {(char[]){"blob_peer"}, (char *)(uintptr_t)path, (char[]){"--labels"},
                                    NULL};
-        if (fd >= 0 && dup2(fd, STDOUT_FILENO) >= 0) (void)execv(ROUTER_BLOB_PEER, arguments);
+        if (fd >= 0 && dup2(fd, STDOUT_FILENO) >= 0)
+            (void)execv(ROUTER_BLOB_PEER, (char *const *)(uintptr_t)arguments);
         _exit(127);
     }
     assert_int_equal(finish(child), 0);
@@ -656,7 +657,7 @@ static void test_digest(void **state) {
 /* ---- verify --parent, inspect ---- */
 
 static Config parent_config, child_config;
-static const char *parent_file, *child_file;
+static char *parent_file, *child_file; /* of the test */
 
 /* A parent of three labels, and a child that has law and calls math maths. */
 static int write_family(void **state) {
@@ -665,14 +666,14 @@ static int write_family(void **state) {
     char digest[65];
     parent_config = small_config(3);
     const char *dir = write_model("parent", &parent_config, 3, 0);
-    parent_file = strdup(export_model(dir));
+    parent_file = mem_strdup(export_model(dir));
     OK(weights_digest(digest, dir, &err));
     OK(config_copy(&child_config, &parent_config, &err));
     OK(taxonomy_begin(&child_config.taxonomy, digest, &err));
     OK(config_grow_labels(&child_config, (const char *[]){"law"}, (const char *[]){"Courts and contracts."},
                           1, &err));
     OK(config_rename_label(&child_config, 0, "maths", &err));
-    child_file = strdup(export_model(write_model("child", &child_config, 3, -20)));
+    child_file = mem_strdup(export_model(write_model("child", &child_config, 3, -20)));
     return parent_file && child_file ? 0 : -1;
 }
 
@@ -680,8 +681,8 @@ static int free_family(void **state) {
     (void)state;
     config_free(&parent_config);
     config_free(&child_config);
-    free((void *)(uintptr_t)parent_file);
-    free((void *)(uintptr_t)child_file);
+    mem_free(parent_file);
+    mem_free(child_file);
     return 0;
 }
 
