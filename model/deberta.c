@@ -22,6 +22,10 @@ Attention deberta_attention(const Deberta *d, const Dropout *drop) {
         d->pairs,   (real)(1 / sqrt(3.0 * D)),     drop};
 }
 
+int deberta_first_learnt(const Deberta *d) {
+    return d->limits.frozen ? d->limits.frozen - 1 : 0;
+}
+
 /* ---- memory ---- */
 
 typedef struct {
@@ -42,8 +46,7 @@ static Act *acts(Arena *a, const Deberta *d, size_t rows, size_t cols) {
     return arena_push(a, rows * cols, d->ops->act_bytes);
 }
 
-static DebertaLayer layer_layout(Arena *a, const Deberta *d, const Sizes *z) {
-    const bool train = d->limits.train;
+static DebertaLayer layer_layout(Arena *a, const Deberta *d, const Sizes *z, bool train) {
     DebertaLayer y = {0};
     y.q = acts(a, d, z->N, z->H);
     y.k = acts(a, d, z->N, z->H);
@@ -60,14 +63,15 @@ static DebertaLayer layer_layout(Arena *a, const Deberta *d, const Sizes *z) {
     return y;
 }
 
-/* The same code counts (the arena is zero) and allocates. Without training, and where they are computed again, layers
+/* The same code counts (the arena is zero) and allocates. Without a gradient, and where they are computed again, layers
  * share their activations; the output is a layer's own where anything follows from it later. */
 static void layers_layout(Deberta *d, Arena *a, const Sizes *z) {
-    const bool train = d->limits.train;
+    const size_t first = (size_t)deberta_first_learnt(d);
     DebertaLayer shared = {0};
     for (size_t l = 0; l < z->layers; l++) {
+        const bool train = d->limits.train && l >= first;
         DebertaLayer y = shared;
-        if (l == 0 || (train && !d->limits.recompute)) y = layer_layout(a, d, z);
+        if (l == 0 || (train && (l == first || !d->limits.recompute))) y = layer_layout(a, d, z, train);
         if (l == 0 || train) y.y = acts(a, d, z->N, z->H);
         shared = y;
         y.qr = acts(a, d, z->R, z->H);
@@ -96,14 +100,15 @@ static void work_layout(Deberta *d, Arena *a) {
     d->pooled_drop = numbers(a, z.S, z.H);
     d->logits = numbers(a, z.S, z.K);
     if (!d->limits.train) return;
+    d->dlogits = numbers(a, z.S, z.K);
+    d->loss = numbers(a, z.S, 1);
+    for (int i = 0; i < 8; i++) d->scratch[i] = numbers(a, rows, i == 3 ? z.F : z.H);
+    if (d->limits.frozen) return;
     d->x0_xhat = acts(a, d, z.N, z.H);
     d->x0_rstd = numbers(a, z.N, 1);
     d->rel_xhat = acts(a, d, z.R, z.H);
     d->rel_rstd = numbers(a, z.R, 1);
     d->drel = numbers(a, z.R, z.H);
-    d->dlogits = numbers(a, z.S, z.K);
-    d->loss = numbers(a, z.S, 1);
-    for (int i = 0; i < 8; i++) d->scratch[i] = numbers(a, rows, i == 3 ? z.F : z.H);
     d->touched.grad = numbers(a, (size_t)d->touched.capacity, z.H);
 }
 
@@ -157,9 +162,9 @@ static ErrCode open_weights(Deberta *d, Err *err) {
     params_layout(&d->host_weights, &d->weight_memory.host, c, true, d->tables + layers);
     if (!d->limits.train) return ERR_OK;
     count = (Arena){0};
-    params_layout(&d->grads, &count, c, false, d->tables + 2 * layers);
+    params_layout_learnt(&d->grads, &count, c, d->limits.frozen, d->tables + 2 * layers);
     TRY(mirror_open(&d->grad_memory, d->ops, count.used, false, "the gradients", err));
-    params_layout(&d->grads, &d->grad_memory.at, c, false, d->tables + 2 * layers);
+    params_layout_learnt(&d->grads, &d->grad_memory.at, c, d->limits.frozen, d->tables + 2 * layers);
     d->grad_block = (real *)(void *)d->grad_memory.at.base; /* paddings between tensors stay zero */
     d->grad_count = count.used / sizeof(real);
     return ERR_OK;
@@ -169,7 +174,7 @@ static ErrCode open_work(Deberta *d, Err *err) {
     const Sizes z = sizes_of(&d->config, &d->limits);
     const size_t step = (size_t)d->limits.step_tokens;
     TRY(mem_new(&d->layers, z.layers, sizeof *d->layers, "the layers", err));
-    d->touched.capacity = (int)(z.V < step ? z.V : step);
+    d->touched.capacity = d->limits.frozen ? 0 : (int)(z.V < step ? z.V : step);
     Arena count = {0};
     work_layout(d, &count);
     TRY(mirror_open(&d->work_memory, d->ops, count.used, false, "the activations", err));
@@ -186,6 +191,7 @@ static ErrCode open_work(Deberta *d, Err *err) {
     mirror_put_all(&d->map_memory);
     TRY(mem_new(&d->host_logits, z.S * z.K, sizeof *d->host_logits, "logits", err));
     TRY(mem_new(&d->host_loss, z.S, sizeof *d->host_loss, "losses", err));
+    TRY(mem_new(&d->log_p, 2 * z.K, sizeof *d->log_p, "probabilities", err));
     if (!d->limits.train) return ERR_OK;
     TRY(mem_new(&d->touched.slot, z.V, sizeof *d->touched.slot, "touched rows", err));
     TRY(mem_new(&d->touched.ids, (size_t)d->touched.capacity, sizeof *d->touched.ids, "touched rows", err));
@@ -196,6 +202,7 @@ static ErrCode open_work(Deberta *d, Err *err) {
 ErrCode deberta_open(Deberta *d, const Config *config, Ops *ops, const DebertaLimits *limits, Err *err) {
     *d = (Deberta){.ops = ops, .limits = *limits};
     assert(limits->longest >= 1 && limits->micro_tokens >= limits->longest && limits->micro_sequences >= 1);
+    assert(limits->frozen >= 0 && limits->frozen <= config->num_hidden_layers + 1);
     if (config->num_labels < 1) return err_set(err, ERR_ARGUMENT, "the model has no labels");
     const int R = 2 * config->position_buckets, A = config->num_attention_heads;
     ErrCode rc = config_copy(&d->config, config, err);
@@ -221,6 +228,7 @@ void deberta_close(Deberta *d) {
     mem_free(d->touched.ids);
     mem_free(d->host_logits);
     mem_free(d->host_loss);
+    mem_free(d->log_p);
     config_free(&d->config);
     *d = (Deberta){0};
 }
@@ -231,6 +239,7 @@ static void reset_gradients(Deberta *d) {
     Ops *o = d->ops;
     if (d->grads_used) o->zero(o, d->grad_block, d->grad_count * sizeof(real));
     d->grads_used = false;
+    if (d->limits.frozen) return;
     DebertaTouched *t = &d->touched;
     o->zero(o, t->grad, (size_t)t->count * (size_t)d->config.hidden_size * sizeof(real));
     for (int i = 0; i < t->count; i++) t->slot[t->ids[i]] = -1;
@@ -264,7 +273,7 @@ void deberta_begin(Deberta *d, int longest, bool dropout, uint64_t drop_key) {
         o->dropout(o, d->sum, d->rel, &drop, R, H);
         o->linear_group(o, (Act *const[]){y->qr, y->kr}, d->sum, (const real *const[]){w->q_w, w->k_w},
                         (const real *const[]){w->q_b, w->k_b}, 2, R, H, H);
-        if (!d->limits.train) continue;
+        if (!y->dkr) continue; /* no gradient follows */
         o->zero(o, y->dkr, (size_t)R * (size_t)H * sizeof(real));
         o->zero(o, y->dqr, (size_t)R * (size_t)H * sizeof(real));
     }
@@ -394,5 +403,42 @@ double deberta_loss_sum(Deberta *d) {
     double sum = 0;
     for (int s = 0; s < d->losses; s++) sum += (double)d->host_loss[s];
     d->losses = 0;
+    return sum;
+}
+
+/* log softmax(z / T) of n logits, into out. */
+static void log_softmax(double *out, const real *z, int n, double T) {
+    double most = (double)z[0], sum = 0;
+    for (int k = 1; k < n; k++) most = (double)z[k] > most ? (double)z[k] : most;
+    for (int k = 0; k < n; k++) sum += exp(out[k] = ((double)z[k] - most) / T);
+    const double log_sum = log(sum);
+    for (int k = 0; k < n; k++) out[k] -= log_sum;
+}
+
+double deberta_distill(Deberta *d, const real *teacher, int classes, double temperature, double share,
+                       const real *weight, real scale) {
+    const int S = d->packed.S, K = d->config.num_labels;
+    const double T = temperature;
+    assert(classes >= 1 && classes <= K && T > 0);
+    const real *logits = deberta_logits(d);
+    real *term = d->host_maps.target; /* the loss has read it */
+    double *log_p = d->log_p, *log_q = d->log_p + K, sum = 0;
+    for (int s = 0; s < S; s++) {
+        const double w = weight ? (double)weight[s] : 1;
+        log_softmax(log_p, teacher + (ptrdiff_t)s * classes, classes, T);
+        log_softmax(log_q, logits + (ptrdiff_t)s * K, classes, T);
+        double divergence = 0;
+        real *out = term + (ptrdiff_t)s * K;
+        for (int k = 0; k < K; k++) {
+            out[k] = 0;
+            if (k >= classes) continue;
+            const double p = exp(log_p[k]);
+            divergence += p * (log_p[k] - log_q[k]);
+            out[k] = (real)((double)scale * w * share * T * (exp(log_q[k]) - p));
+        }
+        sum += w * T * T * divergence;
+    }
+    mirror_put(&d->map_memory, term, (size_t)S * (size_t)K * sizeof *term);
+    d->ops->add(d->ops, d->dlogits, d->maps.target, (size_t)S * (size_t)K);
     return sum;
 }

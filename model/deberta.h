@@ -47,9 +47,10 @@ typedef struct {
     bool
         all_hidden; /* compute all rows of the last layer's output, not only the first tokens', which is all that the
                         head reads */
+    int frozen; /* training: what has no gradient, as params_layout_learnt says; its activations are not kept */
 } DebertaLimits;
 
-/* Activations of one layer; without training all layers share them. (N,H) unless said otherwise. */
+/* Activations of one layer; without training all layers share them, and so do those that are frozen. (N,H) unless said otherwise. */
 typedef struct {
     Act *q, *k, *v, *context, *attn_xhat, *a;
     Act *up_pre, *up /* (N,F) */, *ffn_xhat, *y;
@@ -72,14 +73,14 @@ typedef struct {
     int32_t *ids, *start;                                /* (N), (S + 1): of the packed batch */
     int32_t *first_token, *slots;                        /* (S), (N) */
     int32_t *rel_ids, *index;                            /* (2B), (2 longest - 1) of the step */
-    real *target, *weight;                               /* (S,K), (S) */
+    real *target, *weight; /* (S,K), (S); target is what deberta_distill adds, once the loss was taken */
 } DebertaMaps;
 
 typedef struct {
     Config config; /* a copy */
     Ops *ops;      /* borrowed */
     DebertaLimits limits;
-    Params weights, grads; /* grads.word is NULL: see touched */
+    Params weights, grads; /* grads.word is NULL: see touched; so are those of what is frozen */
     Params host_weights;   /* the program's view: deberta_weights_changed, _read_weights */
     LayerParams *tables;   /* of the three */
     Mirror weight_memory, grad_memory, work_memory, map_memory;
@@ -97,6 +98,7 @@ typedef struct {
     real *loss;                            /* (S) of rows since deberta_loss_sum, not scaled ... */
     int losses;                            /* ... so many */
     real *host_loss, *host_logits;         /* (S), (S,K): the program's */
+    double *log_p;                         /* (2,K): deberta_distill's */
     DebertaMaps maps, host_maps;           /* the backend's, the program's */
     int step_longest, rel_first, rel_rows; /* rows of the position table that the step reaches */
     bool dropping;
@@ -141,12 +143,23 @@ void deberta_loss(Deberta *d, const real *target, const real *weight, real scale
 /* Sum over all rows since it was called last, of at most micro_sequences; not scaled; waits. */
 double deberta_loss_sum(Deberta *d);
 
+/* Adds scale * weight[s] * share * T^2 KL(softmax(teacher[s] / T) || softmax(logits[s][0 .. classes) / T)) of each row
+ * to what deberta_backward starts from: logits from `classes` on have no part in it. After deberta_loss, which it must
+ * follow. teacher (S,classes) is finite, classes at most K, temperature > 0. Returns the rows' sum of
+ * weight[s] * T^2 KL, neither scaled nor shared, in double; waits. Source: learning without forgetting (Li, Hoiem 2016,
+ * arXiv 1606.09282); T^2, which keeps gradients of one size: Hinton et al. 2015 (arXiv 1503.02531). */
+double deberta_distill(Deberta *d, const real *teacher, int classes, double temperature, double share,
+                       const real *weight, real scale);
+
 void deberta_backward(Deberta *d);
 
 /* Takes the gradients of the position tables through their projections; closes the step. */
 void deberta_end(Deberta *d);
 
 /* ---- shared by deberta.c and deberta_grad.c ---- */
+
+/* The lowest layer that has a gradient; num_hidden_layers: none has. */
+int deberta_first_learnt(const Deberta *d);
 
 /* Where a dropout mask is used; layer is -1 outside the layers. */
 enum {

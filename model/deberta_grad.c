@@ -20,7 +20,7 @@ static void touch_tokens(Deberta *d) {
     mirror_put(&d->map_memory, m->slots, (size_t)d->packed.N * sizeof *m->slots);
 }
 
-/* dy comes in scratch[1], dx goes out there. */
+/* dy comes in scratch[1], dx goes out there, unless nothing below has a gradient. */
 static void layer_backward(Deberta *d, int l, const Act *x) {
     Ops *o = d->ops;
     const Config *c = &d->config;
@@ -39,16 +39,17 @@ static void layer_backward(Deberta *d, int l, const Act *x) {
                  rows.N, H);
     o->linear_grad(o, dup, 0, g->down_w, g->down_b, dt, y->up, w->down_w, NULL, rows.N, H, F);
     o->linear_grad(o, da, 1, g->up_w, g->up_b, dup, y->a, w->up_w, y->up_pre, rows.N, F, H);
-    real *dx = d->scratch[1]; /* dy is spent */
+    const bool lowest = d->limits.frozen && l == deberta_first_learnt(d);
+    real *dx = lowest ? NULL : d->scratch[1]; /* dy is spent */
     real *dcontext = d->scratch[4], *dq = d->scratch[5], *dk = d->scratch[6], *dv = d->scratch[7];
-    real *residual = rows.first ? dq : dx,
+    real *residual = rows.first && dx ? dq : dx,
          *dfirst = rows.first ? dk : dcontext; /* free until attention_grad */
     o->norm_grad(o, dt, residual, g->attn_norm_w, g->attn_norm_b, da, y->attn_xhat, y->attn_rstd,
                  w->attn_norm_w, &attn, rows.N, H);
     o->linear_grad(o, dfirst, 0, g->o_w, g->o_b, dt, rows.first ? d->last_context : y->context, w->o_w, NULL,
                    rows.N, H, H);
     if (rows.first) {
-        o->scatter(o, dx, residual, d->maps.first_token, N, rows.N, H);
+        if (dx) o->scatter(o, dx, residual, d->maps.first_token, N, rows.N, H);
         o->scatter(o, dcontext, dfirst, d->maps.first_token, N, rows.N, H);
     }
     o->attention_grad(o, dq, dk, dv, y->dkr, y->dqr, dcontext, y->q, y->k, y->v, y->kr, y->qr, &shape);
@@ -63,20 +64,23 @@ void deberta_backward(Deberta *d) {
     const int N = d->packed.N, S = d->packed.S, H = c->hidden_size, layers = c->num_hidden_layers;
     const Dropout pool = deberta_dropout(d, c->pooler_dropout, -1, DEBERTA_SITE_POOL, d->maps.seq_row);
     const Dropout head = deberta_dropout(d, c->cls_dropout, -1, DEBERTA_SITE_HEAD, d->maps.seq_row);
-    real *dpooled = d->scratch[2], *dcls = d->scratch[4];
+    const int first = deberta_first_learnt(d);
+    real *dpooled = d->scratch[2], *dcls = first < layers ? d->scratch[4] : NULL;
     d->grads_used = true;
     o->linear_real_grad(o, dpooled, 0, d->grads.head_w, d->grads.head_b, d->dlogits, d->pooled_drop,
                         d->weights.head_w, NULL, S, c->num_labels, H);
     o->dropout_real(o, dpooled, dpooled, &head, S, H);
     o->linear_real_grad(o, dcls, 0, d->grads.pool_w, d->grads.pool_b, dpooled, d->pool_in, d->weights.pool_w,
                         d->pool_pre, S, H, H);
+    if (!dcls) return;
     o->dropout_real(o, d->limits.all_hidden ? dcls : d->scratch[1], dcls, &pool, S, H);
     if (d->limits.all_hidden) o->scatter(o, d->scratch[1], dcls, d->maps.first_token, N, S, H);
-    for (int l = layers - 1; l >= 0; l--) {
+    for (int l = layers - 1; l >= first; l--) {
         const Act *x = l ? d->layers[l - 1].y : d->x0;
         if (d->limits.recompute && l < layers - 1) deberta_layer_forward(d, l, x);
         layer_backward(d, l, x);
     }
+    if (d->limits.frozen) return;
     const Dropout none = {0};
     const Dropout embed =
         deberta_dropout(d, c->hidden_dropout_prob, -1, DEBERTA_SITE_EMBEDDING, d->maps.token_row);
@@ -91,10 +95,12 @@ void deberta_end(Deberta *d) {
     Ops *o = d->ops;
     const Config *c = &d->config;
     const int R = d->rel_rows, H = c->hidden_size;
-    o->zero(o, d->drel, (size_t)R * (size_t)H * sizeof(real));
+    const bool learnt =
+        !d->limits.frozen; /* the table itself; where it is not, the layers' projections still are */
+    if (learnt) o->zero(o, d->drel, (size_t)R * (size_t)H * sizeof(real));
     Act *dropped = d->sum;
-    real *ddropped = d->scratch[1], *dtable = d->scratch[0];
-    for (int l = 0; l < c->num_hidden_layers; l++) {
+    real *ddropped = learnt ? d->scratch[1] : NULL, *dtable = d->scratch[0];
+    for (int l = deberta_first_learnt(d); l < c->num_hidden_layers; l++) {
         const LayerParams *w = &d->weights.layer[l];
         const LayerParams *g = &d->grads.layer[l];
         DebertaLayer *y = &d->layers[l];
@@ -104,9 +110,11 @@ void deberta_end(Deberta *d) {
         o->linear_group_grad(o, ddropped, 0, (real *const[]){g->q_w, g->k_w}, (real *const[]){g->q_b, g->k_b},
                              (real *const[]){y->dqr, y->dkr}, dropped, (const real *const[]){w->q_w, w->k_w},
                              2, R, H, H);
+        if (!learnt) continue;
         o->dropout_real(o, ddropped, ddropped, &drop, R, H);
         o->add(o, d->drel, ddropped, (size_t)R * (size_t)H);
     }
+    if (!learnt) return;
     const Dropout none = {0};
     o->norm_grad(o, dtable, NULL, d->grads.rel_norm_w, d->grads.rel_norm_b, d->drel, d->rel_xhat, d->rel_rstd,
                  d->weights.rel_norm_w, &none, R, H);

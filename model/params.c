@@ -17,22 +17,35 @@ static real *place(Arena *arena, size_t rows, size_t cols) {
     return arena_push(arena, rows * (cols ? cols : 1), sizeof(real));
 }
 
-void params_layout(Params *out, Arena *arena, const Config *config, bool with_word, LayerParams *table) {
+static void layout(Params *out, Arena *arena, const Config *config, bool with_word, int frozen,
+                   LayerParams *table) {
     const Dims d = dims_of(config);
     const size_t V = with_word ? d.V : 0, H = d.H, F = d.F, R = d.R, K = d.K;
     *out = (Params){0};
     out->layer = table ? table : arena_push(arena, (size_t)config->num_hidden_layers, sizeof *out->layer);
-#define PLACE(field, name, kind, rows, cols) out->field = place(arena, rows, cols);
-    PARAMS_EMBEDDINGS(PLACE)
+#define PLACE(field, name, kind, rows, cols)        out->field = place(arena, rows, cols);
+#define PLACE_LEARNT(field, name, kind, rows, cols) out->field = frozen ? NULL : place(arena, rows, cols);
+    PARAMS_EMBEDDINGS(PLACE_LEARNT)
     for (int l = 0; l < config->num_hidden_layers; l++) {
-        LayerParams layer;
+        LayerParams layer = {0};
 #define PLACE_LAYER(field, name, kind, rows, cols) layer.field = place(arena, rows, cols);
-        PARAMS_LAYER(PLACE_LAYER)
+        if (l + 1 >= frozen) {
+            PARAMS_LAYER(PLACE_LAYER)
+        }
         if (out->layer) out->layer[l] = layer;
     }
-    PARAMS_TOP(PLACE)
+    PARAMS_POSITIONS(PLACE_LEARNT)
+    PARAMS_HEAD(PLACE)
     if (!with_word) out->word = NULL;
     (void)V;
+}
+
+void params_layout(Params *out, Arena *arena, const Config *config, bool with_word, LayerParams *table) {
+    layout(out, arena, config, with_word, 0, table);
+}
+
+void params_layout_learnt(Params *out, Arena *arena, const Config *config, int frozen, LayerParams *table) {
+    layout(out, arena, config, false, frozen, table);
 }
 
 static ParamView view(const char *prefix, const char *name, real *data, ParamKind kind, size_t rows,

@@ -50,14 +50,18 @@ typedef enum {
     X(ffn_norm_w, "output.LayerNorm.weight", PARAM_NORM_SCALE, H, 0)            \
     X(ffn_norm_b, "output.LayerNorm.bias", PARAM_NORM_BIAS, H, 0)
 
-#define PARAMS_TOP(X)                                                         \
+#define PARAMS_POSITIONS(X)                                                   \
     X(rel, "deberta.encoder.rel_embeddings.weight", PARAM_EMBEDDING, R, H)    \
     X(rel_norm_w, "deberta.encoder.LayerNorm.weight", PARAM_NORM_SCALE, H, 0) \
-    X(rel_norm_b, "deberta.encoder.LayerNorm.bias", PARAM_NORM_BIAS, H, 0)    \
-    X(pool_w, "pooler.dense.weight", PARAM_LINEAR, H, H)                      \
-    X(pool_b, "pooler.dense.bias", PARAM_BIAS, H, 0)                          \
-    X(head_w, "classifier.weight", PARAM_LINEAR, K, H)                        \
+    X(rel_norm_b, "deberta.encoder.LayerNorm.bias", PARAM_NORM_BIAS, H, 0)
+
+#define PARAMS_HEAD(X)                                   \
+    X(pool_w, "pooler.dense.weight", PARAM_LINEAR, H, H) \
+    X(pool_b, "pooler.dense.bias", PARAM_BIAS, H, 0)     \
+    X(head_w, "classifier.weight", PARAM_LINEAR, K, H)   \
     X(head_b, "classifier.bias", PARAM_BIAS, K, 0)
+
+#define PARAMS_TOP(X) PARAMS_POSITIONS(X) PARAMS_HEAD(X)
 
 #define PARAMS_FIELD(field, name, kind, rows, cols) real *field;
 
@@ -88,6 +92,10 @@ typedef struct {
  * that of the list: embeddings, layers, top. table: where out->layer is, num_hidden_layers of them, for an arena that is
  * not the program's memory; NULL: the arena's first bytes. */
 void params_layout(Params *out, Arena *arena, const Config *config, bool with_word, LayerParams *table);
+
+/* The same for gradients and moments: no word embeddings, and no place (NULL) for what is frozen. frozen 0: nothing; 1:
+ * embeddings and position table; n + 1: these and the lowest n layers. */
+void params_layout_learnt(Params *out, Arena *arena, const Config *config, int frozen, LayerParams *table);
 
 /* All weights in that order, word embeddings included; *count of them. Free with mem_free. NULL when memory
  * is short. */

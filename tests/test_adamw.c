@@ -39,7 +39,7 @@ static void open_fixture(Fixture *f, const char *backend) {
                               .num_labels = 3,
                               .layer_norm_eps = 1e-7,
                               .labels = (char **)(uintptr_t)LABELS}};
-    const DebertaLimits limits = {64, 8, 64, 100, true, false, false};
+    const DebertaLimits limits = {64, 8, 64, 100, true, false, false, 0};
     OK(threads_open(&f->threads, 2, &err));
     OK(ops_open(&f->ops, backend, "auto", f->threads, &err));
     OK(deberta_open(&f->model, &f->config, &f->ops, &limits, &err));

@@ -509,7 +509,7 @@ static void test_classifier(void **state) {
     enum { COUNT = 700 }; /* several batches */
     Err err = {0};
     const Config config = small_config();
-    const DebertaLimits limits = {600, 1, 600, 0, false, false, false};
+    const DebertaLimits limits = {600, 1, 600, 0, false, false, false, 0};
     int32_t *ids[COUNT];
     int lengths[COUNT];
     for (int i = 0; i < COUNT; i++) {
@@ -550,7 +550,7 @@ static void test_classifier_errors(void **state) {
     (void)state;
     Err err = {0};
     const Config config = small_config();
-    const DebertaLimits limits = {20, 1, 20, 0, false, false, false};
+    const DebertaLimits limits = {20, 1, 20, 0, false, false, false, 0};
     Model m;
     Classifier c;
     open_model(&m, &config, "ref", 1, &limits, seed);

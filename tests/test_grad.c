@@ -159,7 +159,7 @@ static void open_fixture(Fixture *f, int K, Targets kind, bool weighted, bool dr
     set_config(&f->config, K);
     ops_ref_fill(&f->ops);
     const DebertaLimits limits = {
-        SEQUENCES * LONGEST, SEQUENCES, LONGEST, SEQUENCES * LONGEST, true, false, false};
+        SEQUENCES * LONGEST, SEQUENCES, LONGEST, SEQUENCES * LONGEST, true, false, false, 0};
     OK(deberta_open(&f->model, &f->config, &f->ops, &limits, &err));
     for (int s = 0; s < SEQUENCES; s++)
         f->start[s + 1] = f->start[s] + (s == 2 ? LONGEST : 1 + draw(LONGEST));

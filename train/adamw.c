@@ -13,11 +13,11 @@ static ErrCode open_moments(Mirror *memory, Params *at, LayerParams *tables, Par
     Arena count = {0};
     Params host;
     size_t n;
-    params_layout(at, &count, c, false, tables);
+    params_layout_learnt(at, &count, c, d->limits.frozen, tables);
     TRY(mirror_open(memory, d->ops, count.used, true, "the optimiser's moments", err));
-    params_layout(&host, &memory->host, c, false, tables);
+    params_layout_learnt(&host, &memory->host, c, d->limits.frozen, tables);
     *list = params_list(&host, c, &n);
-    params_layout(at, &memory->at, c, false, tables);
+    params_layout_learnt(at, &memory->at, c, d->limits.frozen, tables);
     return *list ? ERR_OK : err_set(err, ERR_MEMORY, "out of memory for the list of weights");
 }
 
@@ -69,15 +69,15 @@ static ErrCode list_tensors(Adamw *a, const Params *m, const Params *v, Err *err
     ErrCode rc =
         p && g && ms && vs ? ERR_OK : err_set(err, ERR_MEMORY, "out of memory for the list of weights");
     if (rc == ERR_OK) rc = mem_new(&a->tensors, n, sizeof *a->tensors, "the list of weights", err);
-    for (size_t i = 0, k = 0; rc == ERR_OK && i < n; i++)
-        if (p[i].data != d->weights.word)
-            a->tensors[k++] = (AdamwTensor){p[i].data,
-                                            ms[i].data,
-                                            vs[i].data,
-                                            g[i].data,
-                                            (size_t)param_count(&p[i]),
-                                            1,
-                                            param_decays(p[i].kind)};
+    for (size_t i = 0; rc == ERR_OK && i < n; i++)
+        if (ms[i].data)
+            a->tensors[a->tensor_count++] = (AdamwTensor){p[i].data,
+                                                          ms[i].data,
+                                                          vs[i].data,
+                                                          g[i].data,
+                                                          (size_t)param_count(&p[i]),
+                                                          1,
+                                                          param_decays(p[i].kind)};
     mem_free(p);
     mem_free(g);
     mem_free(ms);
@@ -86,7 +86,7 @@ static ErrCode list_tensors(Adamw *a, const Params *m, const Params *v, Err *err
 }
 
 ErrCode adamw_open(Adamw *a, Deberta *model, int capacity, Err *err) {
-    *a = (Adamw){.model = model, .decay = 1, .capacity = capacity};
+    *a = (Adamw){.model = model, .decay = 1, .capacity = model->limits.frozen ? 1 : capacity};
     Ops *o = model->ops;
     const size_t layers = (size_t)model->config.num_hidden_layers;
     Params m, v;
@@ -140,11 +140,20 @@ static void admit_rows(Adamw *a) {
     mirror_put(&a->row_memory, a->slot, (size_t)a->rows * sizeof *a->slot);
 }
 
-/* The step was not taken: rows are as they were, and what they owe. */
+/* The word embedding's part of a step. */
+static void step_rows(Adamw *a, const AdamwRule *rule, const AdamwStep *step) {
+    Ops *o = a->model->ops;
+    admit_rows(a);
+    a->at.rate = pow(rule->layer_rate_decay, a->model->config.num_hidden_layers + 1);
+    a->at.step = step;
+    o->adamw_rows(o, &a->at);
+    a->decay *= 1 - step->lr * a->at.rate * step->weight_decay;
+}
+
+/* It was not taken: rows are as they were, and what they owe. */
 static void dismiss_rows(Adamw *a) {
     while (a->rows > a->at.fresh) a->row[a->ids[--a->rows]] = -1;
     a->decay = a->at.owed;
-    a->step--;
 }
 
 ErrCode adamw_step(Adamw *a, const AdamwRule *rule, double *norm, Err *err) {
@@ -161,25 +170,25 @@ ErrCode adamw_step(Adamw *a, const AdamwRule *rule, double *norm, Err *err) {
                             .bias2 = 1 - pow(rule->beta2, (double)a->step),
                             .norm = a->norm};
     o->sumsq(o, a->norm, d->grad_block, d->grad_count);
-    o->sumsq(o, a->norm, d->touched.grad, (size_t)d->touched.count * (size_t)d->config.hidden_size);
+    const bool frozen = d->limits.frozen > 0;
+    if (!frozen)
+        o->sumsq(o, a->norm, d->touched.grad, (size_t)d->touched.count * (size_t)d->config.hidden_size);
     o->clip(o, a->norm, rule->max_grad_norm);
-    admit_rows(a);
-    a->at.rate = pow(rule->layer_rate_decay, layers + 1);
-    a->at.step = &step;
-    o->adamw_rows(o, &a->at);
-    a->decay *= 1 - step.lr * a->at.rate * step.weight_decay;
-    for (size_t i = 1; i < a->params; i++) /* the word embedding is the first */
-        a->tensors[i - 1].rate = pow(rule->layer_rate_decay, layers - a->weights[i].layer);
-    o->adamw(o, a->tensors, a->params - 1, &step);
+    if (!frozen) step_rows(a, rule, &step);
+    for (size_t i = 0, k = 0; i < a->params; i++)
+        if (a->ms[i].data) a->tensors[k++].rate = pow(rule->layer_rate_decay, layers - a->weights[i].layer);
+    o->adamw(o, a->tensors, a->tensor_count, &step);
     OpsNorm found = {0};
     o->get(o, &found, a->norm, sizeof found);
     ErrCode rc = o->sync(o, err);
     *norm = found.norm;
     if (rc == ERR_OK && !isfinite(*norm)) rc = err_set(err, ERR_NUMERIC, "the gradient's norm is %g", *norm);
-    if (rc == ERR_OK)
+    if (rc == ERR_OK) {
         d->grads_used = false;
-    else
-        dismiss_rows(a);
+    } else {
+        if (!frozen) dismiss_rows(a);
+        a->step--;
+    }
     return rc;
 }
 

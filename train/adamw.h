@@ -7,7 +7,9 @@
  * The word embedding: a row that no batch has touched yet has m = v = 0, so its dense update is the decay
  * factor alone. Moments are kept for rows that were ever touched; dense AdamW runs on those; `decay` is the
  * running product of (1 - lr wd) that all others still owe. It is paid when a row is first touched, and in
- * the copy that a checkpoint saves. Equal to dense AdamW up to one rounding per row. */
+ * the copy that a checkpoint saves. Equal to dense AdamW up to one rounding per row.
+ *
+ * What the model's limits freeze has no moments, is not in the norm and keeps its bits: no decay either. */
 #ifndef TRAIN_ADAMW_H
 #define TRAIN_ADAMW_H
 
@@ -27,10 +29,12 @@ typedef struct {
 typedef struct {
     Deberta *model; /* borrowed */
     Mirror m_memory, v_memory, row_memory;
-    LayerParams *tables;          /* of host_m and host_v */
-    AdamwTensor *tensors;         /* every weight but the word embedding; the backend's arrays */
-    ParamView *weights, *ms, *vs; /* all weights, and the moments in the program's view, in one order */
-    size_t params;
+    LayerParams *tables;  /* of host_m and host_v */
+    AdamwTensor *tensors; /* every weight that learns but the word embedding; the backend's arrays */
+    ParamView *weights, *ms,
+        *vs; /* all weights, and the moments in the program's view (NULL for the word embedding and
+                                     what is frozen), in one order */
+    size_t params, tensor_count;
     int64_t step;          /* steps done */
     int32_t *row;          /* (V) row of the moments, or -1; the program's */
     int32_t *ids, *slot;   /* (capacity) token of each row, and its row of the gradient or -1 */

@@ -197,6 +197,8 @@ static ErrCode save_state(const char *dir, const CkptState *s, Err *err) {
            add_hex(root, "decay", s->decay) && cJSON_AddStringToObject(root, "data_digest", s->data_digest) &&
            cJSON_AddStringToObject(root, "backend", s->backend) &&
            cJSON_AddStringToObject(root, "precision", s->precision);
+    if (s->teacher_digest[0])
+        good = good && cJSON_AddStringToObject(root, "teacher_digest", s->teacher_digest);
     if (isfinite(s->dev_accuracy))
         good =
             good && add_hex(root, "dev_accuracy", s->dev_accuracy) && add_hex(root, "dev_loss", s->dev_loss);
@@ -250,6 +252,8 @@ static ErrCode parse_state(CkptState *s, const cJSON *root, Err *err) {
     const char *precision = "fp32";
     if (cJSON_HasObjectItem(root, "precision")) TRY(json_get_string(&precision, root, "precision", err));
     (void)snprintf(s->precision, sizeof s->precision, "%s", precision);
+    if (cJSON_HasObjectItem(root, "teacher_digest"))
+        TRY(parse_digest(s->teacher_digest, root, "teacher_digest", err));
     return parse_digest(s->data_digest, root, "data_digest", err);
 }
 

@@ -30,8 +30,9 @@ typedef struct {
     int64_t seed;
     double best_metric, best_loss; /* of model-best; best_step 0: none yet */
     int64_t best_step, bad_evaluations;
-    int64_t metrics_bytes; /* length of metrics.jsonl at this step: what is behind is cut off on resume */
-    char data_digest[65];  /* of the shard's content */
+    int64_t metrics_bytes;   /* length of metrics.jsonl at this step: what is behind is cut off on resume */
+    char data_digest[65];    /* of the shard's content */
+    char teacher_digest[65]; /* Teacher.digest, or empty */
     char backend[16], precision[8]; /* that the run began with */
     double decay;                   /* Adamw.decay */
     double dev_accuracy, dev_loss;  /* of the last evaluation, for the card; NaN: none yet */

@@ -72,6 +72,17 @@ static const Flag FLAGS[] = {
      "words."},
     {"layer_rate_decay", "llrd", FLAG_FLOAT, AT(layer_rate_decay), "1.0", 0.1, 1, NULL,
      "Each layer below learns at this share of the rate above."},
+    {"freeze_layers", NULL, FLAG_INT, AT(freeze_layers), "-1", -1, 256, NULL,
+     "Keep the embeddings, the position table and so many of the lowest layers as they are; all of them "
+     "leave "
+     "the pooler and the classifier to learn. -1: everything learns."},
+    {"teacher", NULL, FLAG_STRING, AT(teacher), NULL, 0, 0, "DIR",
+     "A trained router (a run or a Hugging Face folder) whose answers are kept: its labels are the first of "
+     "this run's, in order; the loss grows by the divergence from its probabilities over these."},
+    {"distill_weight", NULL, FLAG_FLOAT, AT(distill_weight), "1", 0, 100, NULL,
+     "Weight of that divergence beside the labels' loss."},
+    {"distill_temperature", NULL, FLAG_FLOAT, AT(distill_temperature), "2", 0.01, 100, NULL,
+     "Logits of both are divided by it before probabilities are compared."},
     {"logging_steps", NULL, FLAG_INT, AT(logging_steps), "10", 1, 1e9, NULL,
      "#Watching and saving\nSteps between lines of metrics.jsonl."},
     {"eval_steps", NULL, FLAG_INT, AT(eval_steps), "0", 0, 1e9, NULL,

@@ -199,6 +199,10 @@ static ErrCode open_config(Trainer *t, Err *err) {
     if (o->dropout >= 0)
         t->config.hidden_dropout_prob = t->config.attention_probs_dropout_prob = t->config.cls_dropout =
             o->dropout;
+    if (o->freeze_layers > t->config.num_hidden_layers)
+        return err_set(err, ERR_ARGUMENT,
+                       "freeze_layers: found %lld, but the model's num_hidden_layers is %d",
+                       (long long)o->freeze_layers, t->config.num_hidden_layers);
     if (o->corpus.max_length > t->config.max_position_embeddings)
         return err_set(err, ERR_ARGUMENT,
                        "max_length: found %lld, but the model's max_position_embeddings is %d",
@@ -327,7 +331,8 @@ static ErrCode open_model(Trainer *t, Err *err) {
         .longest = longest,
         .step_tokens = rows * longest,
         .train = true,
-        .recompute = o->gradient_checkpointing};
+        .recompute = o->gradient_checkpointing,
+        .frozen = (int)o->freeze_layers + 1};
     TRY(open_backend(t, err));
     int tokens = 0;
     TRY(count_tokens(t, &tokens, err));
@@ -345,13 +350,16 @@ static ErrCode open_model(Trainer *t, Err *err) {
     TRY(mem_new(&t->ids, (size_t)limits.step_tokens, sizeof *t->ids, "a batch", err));
     TRY(class_weights(t, err));
     size_t count = 0;
-    double numbers = 0;
+    double numbers = 0, learnt = 0;
     ParamView *list = params_list(&t->model.host_weights, &t->config, &count);
     for (size_t i = 0; list && i < count; i++) numbers += (double)param_count(&list[i]);
     mem_free(list);
+    for (size_t i = 0; i < t->adamw.tensor_count; i++) learnt += (double)t->adamw.tensors[i].n;
+    char part[48] = "";
+    if (limits.frozen) (void)snprintf(part, sizeof part, ", of which %.1f M learn", learnt / 1e6);
     progress_note(
-        NULL, "model: %d layers of %d, vocabulary %d, %.1f M parameters; %.2f GB in memory; backend %s, %s",
-        t->config.num_hidden_layers, t->config.hidden_size, t->config.vocab_size, numbers / 1e6,
+        NULL, "model: %d layers of %d, vocabulary %d, %.1f M parameters%s; %.2f GB in memory; backend %s, %s",
+        t->config.num_hidden_layers, t->config.hidden_size, t->config.vocab_size, numbers / 1e6, part,
         (double)(deberta_bytes(&t->model) + t->ops.kept_bytes) / 1e9, t->ops.name, t->ops.precision);
     return ERR_OK;
 }
@@ -412,6 +420,7 @@ static ErrCode begin_or_resume(Trainer *t, Err *err) {
         TRY(initial_weights(t, err));
         if (!t->scratch) TRY(ckpt_save_base(t->base_path, &t->adamw, err));
         t->state.seed = o->corpus.seed;
+        (void)snprintf(t->state.teacher_digest, sizeof t->state.teacher_digest, "%s", t->teacher.digest);
         (void)snprintf(t->state.data_digest, sizeof t->state.data_digest, "%s", digest);
         t->state.best_metric = -(double)INFINITY;
         return open_metrics(t, 0, err);
@@ -419,6 +428,12 @@ static ErrCode begin_or_resume(Trainer *t, Err *err) {
     if (strcmp(saved.data_digest, digest) != 0)
         return err_set(err, ERR_ARGUMENT, "%s was trained on other data (content digest %.12s, now %.12s)",
                        o->out, saved.data_digest, digest);
+    if (strcmp(saved.teacher_digest, t->teacher.digest) != 0)
+        return err_set(err, ERR_ARGUMENT,
+                       "--teacher: %s is not the model that the run in %s began with (digest %.12s, then "
+                       "%.12s): put that one back, or begin anew with --overwrite",
+                       t->teacher.dir ? t->teacher.dir : "none", o->out, t->teacher.digest,
+                       saved.teacher_digest);
     if (saved.total_steps != t->state.total_steps)
         return err_set(err, ERR_ARGUMENT, "%s was planned for %lld steps, now there are %lld", o->out,
                        (long long)saved.total_steps, (long long)t->state.total_steps);
@@ -464,8 +479,10 @@ ErrCode trainer_open(Trainer *t, const TrainOptions *options, const FlagList *da
     if (rc == ERR_OK) rc = threads_open(&t->threads, (int)o->threads, err);
     if (rc == ERR_OK && o->pin_threads) rc = threads_pin(t->threads, err);
     if (rc == ERR_OK) rc = open_config(t, err);
+    if (rc == ERR_OK && o->teacher) rc = teacher_open(&t->teacher, o->teacher, t->tokenizer, err);
     if (rc == ERR_OK) rc = open_data(t, data, err);
     if (rc == ERR_OK) rc = open_model(t, err);
+    if (rc == ERR_OK && o->teacher) rc = teacher_load(&t->teacher, &t->model, err);
     const BatchRule train = {SPLIT_TRAIN, (int)o->batch_size, false, false, (uint64_t)o->corpus.seed};
     const BatchRule dev = {SPLIT_DEV, DEV_BATCH, true, false, 0};
     if (rc == ERR_OK) rc = batch_open(&t->batcher, t->shard, &train, err);
@@ -491,6 +508,7 @@ void trainer_close(Trainer *t) {
     batch_close(t->batcher);
     batch_close(t->dev);
     adamw_close(&t->adamw);
+    teacher_close(&t->teacher);
     deberta_close(&t->model);
     if (t->ops.close) ops_close(&t->ops);
     config_free(&t->config);
@@ -554,6 +572,22 @@ static void drop_tokens(Trainer *t, Batch *batch) {
     batch->packed.ids = t->ids;
 }
 
+/* Adds to the micro-batch's gradient what keeps the teacher's answers, and its loss to *sum. The teacher reads the
+ * prompts' own tokens: `ids`, where none is dropped. */
+static ErrCode keep_answers(Trainer *t, Packed micro, const int32_t *ids, const float *weight, float scale,
+                            double *sum, Err *err) {
+    const TrainOptions *o = t->options;
+    if (!t->teacher.dir) return ERR_OK;
+    const real *answers;
+    micro.ids = ids;
+    const ErrCode rc = teacher_logits(&t->teacher, &answers, &micro, err);
+    if (rc != ERR_OK)
+        return err_context(err, rc, "step %lld, no weight was changed", (long long)t->state.step + 1);
+    *sum += deberta_distill(&t->model, answers, t->teacher.config.num_labels, o->distill_temperature,
+                            o->distill_weight, weight, scale);
+    return ERR_OK;
+}
+
 ErrCode trainer_step(Trainer *t, double *loss, double *norm, bool *end, Err *err) {
     const TrainOptions *o = t->options;
     Deberta *d = &t->model;
@@ -561,16 +595,20 @@ ErrCode trainer_step(Trainer *t, double *loss, double *norm, bool *end, Err *err
     TRY(batch_next(t->batcher, &batch, err));
     *end = batch.packed.S == 0;
     if (*end) return ERR_OK;
+    const int32_t *ids = batch.packed.ids;
     drop_tokens(t, &batch);
     const double total = fill_targets(t, &batch, o->label_smoothing_factor);
     deberta_begin(d, batch.packed.longest, true,
                   rng_key((uint64_t)o->corpus.seed, "dropout", (uint64_t)t->state.step));
+    double kept = 0;
     for (int from = 0, next; from < batch.packed.S; from = next) {
         Packed micro;
         batch_micro(t->batcher, &batch, from, d->limits.micro_tokens, &micro, &next);
         deberta_forward(d, &micro);
         deberta_loss(d, t->target + (size_t)from * (size_t)t->config.num_labels, t->weight + from,
                      (float)(1 / total));
+        TRY(keep_answers(t, micro, ids + batch.packed.start[from], t->weight + from, (float)(1 / total),
+                         &kept, err));
         deberta_backward(d);
     }
     deberta_end(d);
@@ -584,8 +622,9 @@ ErrCode trainer_step(Trainer *t, double *loss, double *norm, bool *end, Err *err
         .max_grad_norm = o->max_grad_norm,
         .layer_rate_decay = o->layer_rate_decay};
     const ErrCode rc = adamw_step(&t->adamw, &rule, norm, err);
-    *loss =
-        deberta_loss_sum(d) / total; /* read at the end, so that a device need not wait before the update */
+    *loss = (deberta_loss_sum(d) + o->distill_weight * kept) /
+            total; /* read at the end, so that a device need not wait before the update */
+    t->distill_loss = kept / total;
     if (rc == ERR_NUMERIC && !isfinite(*loss)) return blame(t, &batch, rc, "the loss", *loss, err);
     if (rc == ERR_NUMERIC) return blame(t, &batch, rc, "the gradient's norm", *norm, err);
     if (rc != ERR_OK) return rc;
@@ -650,9 +689,12 @@ static void report_step(Trainer *t, double loss, double norm, double rate) {
     const int64_t step = t->state.step;
     (void)fprintf(
         t->metrics,
-        "{\"step\": %lld, \"epoch\": %llu, \"loss\": %.9g, \"grad_norm\": %.9g, \"learning_rate\": %.9g}\n",
+        "{\"step\": %lld, \"epoch\": %llu, \"loss\": %.9g, \"grad_norm\": %.9g, \"learning_rate\": %.9g",
         (long long)step, (unsigned long long)t->state.epoch, loss, norm, rate);
+    if (t->teacher.dir) (void)fprintf(t->metrics, ", \"distill_loss\": %.9g", t->distill_loss);
+    (void)fprintf(t->metrics, "}\n");
     events_add(&t->events, step, "train/loss", loss);
+    if (t->teacher.dir) events_add(&t->events, step, "train/distill_loss", t->distill_loss);
     events_add(&t->events, step, "train/grad_norm", norm);
     events_add(&t->events, step, "train/learning_rate", rate);
 }

@@ -16,16 +16,19 @@
 #include "train/ckpt.h"
 #include "train/events.h"
 #include "train/schedule.h"
+#include "train/teacher.h"
 
 /* Options of `router train`; the table in train_cmd.c tells what each is. */
 typedef struct {
     CorpusOptions corpus; /* first: see CORPUS_FLAGS */
     FlagList data, class_weights;
-    char *model, *tokenizer, *out, *backend, *precision, *lr_scheduler_type, *metric_for_best_model;
+    char *model, *tokenizer, *teacher, *out, *backend, *precision, *lr_scheduler_type, *metric_for_best_model;
     int64_t num_train_epochs, max_steps, batch_size, micro_batch_tokens, warmup_steps, threads;
     int64_t logging_steps, eval_steps, eval_rows, save_steps, early_stopping_patience;
     double learning_rate, warmup_ratio, weight_decay, adam_beta1, adam_beta2, adam_epsilon, max_grad_norm;
     double label_smoothing_factor, layer_rate_decay, dropout, token_dropout;
+    double distill_weight, distill_temperature;
+    int64_t freeze_layers; /* -1: nothing is frozen */
     bool resume, overwrite, quiet, json, pin_threads, gradient_checkpointing;
 } TrainOptions;
 
@@ -43,12 +46,14 @@ typedef struct {
     Batcher *batcher, *dev; /* dev NULL: no dev rows */
     Config config;
     Deberta model;
+    Teacher teacher; /* zeros: there is none */
     Adamw adamw;
     Events events;
     FILE *metrics;
     CkptState state;
     CkptCard card;
     TrainerScore last_score;
+    double distill_loss;    /* of the last step, before its weight: the batch's mean of T^2 KL */
     int32_t *ids;           /* (tokens of a batch) with some replaced by [MASK]: see token_dropout */
     float *target, *weight; /* (rows of a batch, K) and (rows) */
     float *class_weight;    /* (K) */
