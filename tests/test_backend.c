@@ -99,8 +99,8 @@ static void draw_batch(Batch *b, int K) {
     }
 }
 
-static void open_model(Model *m, const Config *config, bool ref, bool train, bool recompute,
-                       int micro_tokens) {
+static void open_frozen(Model *m, const Config *config, bool ref, bool train, bool recompute,
+                        int micro_tokens, int frozen) {
     Err err = {0};
     *m = (Model){0};
     must(threads_open(&m->threads, 2, &err), &err);
@@ -110,7 +110,8 @@ static void open_model(Model *m, const Config *config, bool ref, bool train, boo
                                   .longest = LONGEST,
                                   .step_tokens = ROWS * LONGEST,
                                   .train = train,
-                                  .recompute = recompute};
+                                  .recompute = recompute,
+                                  .frozen = frozen};
     must(deberta_open(&m->d, config, &m->ops, &limits, &err), &err);
     if (train) must(adamw_open(&m->adamw, &m->d, VOCABULARY, &err), &err);
     m->weights = params_list(&m->d.host_weights, config, &m->params);
@@ -125,6 +126,11 @@ static void open_model(Model *m, const Config *config, bool ref, bool train, boo
                                  spread * rng_normal(rng_key(seed, w->name, 0), (uint64_t)k));
     }
     deberta_weights_changed(&m->d);
+}
+
+static void open_model(Model *m, const Config *config, bool ref, bool train, bool recompute,
+                       int micro_tokens) {
+    open_frozen(m, config, ref, train, recompute, micro_tokens, 0);
 }
 
 static void close_model(Model *m) {
@@ -312,6 +318,93 @@ static double train(Model *m, const Batch *b, int step) {
     return loss;
 }
 
+/* With the lower part frozen: the gradients of the others are the same bits, and after steps only these have moved. */
+static void check_frozen(int frozen, bool recompute) {
+    char what[80];
+    Batch *b = malloc(sizeof *b);
+    if (!b) abort();
+    Config config = draw_config();
+    if (frozen > config.num_hidden_layers + 1) frozen = config.num_hidden_layers + 1;
+    draw_batch(b, config.num_labels);
+    (void)snprintf(what, sizeof what, "frozen %d of %d layers%s", frozen - 1, config.num_hidden_layers,
+                   recompute ? ", recomputed" : "");
+    Model all, some;
+    open_model(&all, &config, false, true, recompute, b->start[ROWS]);
+    open_frozen(&some, &config, false, true, recompute, b->start[ROWS], frozen);
+    const double want = pass(&all, b, 5, true, 3, NULL), loss = pass(&some, b, 5, true, 3, NULL);
+    expect(loss == want, what, "the loss is another");
+    size_t n, count;
+    float *g = gradients(&all, &n);
+    ParamView *theirs = params_list(&all.d.grads, &config, &count),
+              *own = params_list(&some.d.grads, &config, &count);
+    float **before = calloc(count, sizeof *before);
+    if (!theirs || !own || !before) abort();
+    for (size_t i = 0; i < count; i++) {
+        const size_t size = (size_t)param_count(&own[i]);
+        before[i] = malloc(size * sizeof *g);
+        memcpy(before[i], some.weights[i].data, size * sizeof *g);
+        if (!own[i].data) continue;
+        float *found = malloc(size * sizeof *g);
+        some.ops.get(&some.ops, found, own[i].data, size * sizeof *g);
+        expect(memcmp(found, g + (theirs[i].data - all.d.grad_block), size * sizeof *g) == 0, what,
+               own[i].name);
+        free(found);
+    }
+    for (int step = 0; step < 3; step++) (void)train(&some, b, step);
+    adamw_read(&some.adamw);
+    for (size_t i = 0; i < count; i++) {
+        const size_t size = (size_t)param_count(&own[i]);
+        expect((memcmp(before[i], some.weights[i].data, size * sizeof *g) == 0) == !own[i].data, what,
+               some.weights[i].name);
+        free(before[i]);
+    }
+    expect(some.adamw.rows == 0 && some.adamw.decay == 1, what, "the word embedding has moments");
+    free(before);
+    free(g);
+    mem_free(theirs);
+    mem_free(own);
+    close_model(&all);
+    close_model(&some);
+    free(b);
+}
+
+/* A teacher that is the model itself changes no bit; another moves the gradient as ref's does. */
+static void check_teacher(void) {
+    Batch *b = malloc(sizeof *b);
+    if (!b) abort();
+    Config config = draw_config();
+    config.num_labels = 2 + draw(6);
+    const int K = config.num_labels, classes = 2 + draw(K - 1);
+    draw_batch(b, K);
+    Model m[2];
+    float dlogits[2][ROWS * 8], before[ROWS * 8], own[ROWS * 8], teacher[ROWS * 8], logits[ROWS * 8];
+    double kept[2];
+    for (int i = 0; i < ROWS * classes; i++) teacher[i] = (float)rng_normal(seed, (uint64_t)i);
+    for (int i = 0; i < 2; i++) {
+        open_model(&m[i], &config, i == 1, true, false, b->start[ROWS]);
+        (void)pass(&m[i], b, ROWS, false, 0, logits);
+        const size_t bytes = (size_t)(ROWS * K) * sizeof(float);
+        Deberta *d = &m[i].d;
+        deberta_loss(d, b->target, b->weight, 1.0f / ROWS);
+        m[i].ops.get(&m[i].ops, before, d->dlogits, bytes);
+        for (int s = 0; s < ROWS; s++)
+            memcpy(own + (ptrdiff_t)s * classes, logits + (ptrdiff_t)s * K, (size_t)classes * sizeof *own);
+        expect(deberta_distill(d, own, classes, 2, 3, b->weight, 1.0f / ROWS) == 0, "teacher",
+               "the model differs from itself");
+        m[i].ops.get(&m[i].ops, dlogits[i], d->dlogits, bytes);
+        expect(memcmp(before, dlogits[i], bytes) == 0, "teacher", "the model changes its own gradient");
+        kept[i] = deberta_distill(d, teacher, classes, 2, 3, b->weight, 1.0f / ROWS);
+        m[i].ops.get(&m[i].ops, dlogits[i], d->dlogits, bytes);
+        expect(memcmp(before, dlogits[i], bytes) != 0, "teacher", "another changes nothing");
+    }
+    expect(fabs(kept[0] - kept[1]) <= limit_of(true) * (0.1 + fabs(kept[1])), "teacher",
+           "the loss is another");
+    expect_near("teacher", dlogits[0], dlogits[1], (size_t)(ROWS * K), limit_of(true));
+    close_model(&m[0]);
+    close_model(&m[1]);
+    free(b);
+}
+
 /* All that a checkpoint would hold, from one model to another. */
 static void move(Model *to, Model *from) {
     Adamw *a = &to->adamw;
@@ -412,6 +505,9 @@ int main(int argc, char **argv) {
     seed = given ? (uint64_t)strtoull(given, NULL, 10) : (uint64_t)getpid();
     printf("TEST_SEED=%llu\n", (unsigned long long)seed);
     for (int i = 0; i < cases; i++) check_case(i);
+    for (int frozen = 1; frozen <= 4; frozen++)
+        if (frozen % 2 || cases > 1) check_frozen(frozen, draw(2));
+    check_teacher();
     check_training();
     printf("%s %s: %d checks, %d failures\n", backend, precision, checks, failures);
     return failures != 0;

@@ -76,6 +76,9 @@ typedef struct {
     uint64_t key;
     real *target, *weight, scale;
     real *word_grad; /* (V,H) */
+    real *teacher;   /* (SEQUENCES,classes), or NULL: none */
+    int classes;
+    double temperature, share;
 } Fixture;
 
 static Packed part(const Fixture *f, int32_t *start, int32_t *seq, int from, int to) {
@@ -96,6 +99,7 @@ static Packed part(const Fixture *f, int32_t *start, int32_t *seq, int from, int
 static double pass(Fixture *f, bool backward) {
     Deberta *d = &f->model;
     const int cuts[3] = {0, f->cut, SEQUENCES};
+    double kept = 0;
     deberta_begin(d, LONGEST, f->dropping, f->key);
     for (int i = 0; i < 2; i++) {
         int32_t start[SEQUENCES + 1], seq[SEQUENCES];
@@ -103,10 +107,13 @@ static double pass(Fixture *f, bool backward) {
         deberta_forward(d, &p);
         deberta_loss(d, f->target + cuts[i] * f->config.num_labels, f->weight ? f->weight + cuts[i] : NULL,
                      f->scale);
+        if (f->teacher)
+            kept += deberta_distill(d, f->teacher + cuts[i] * f->classes, f->classes, f->temperature,
+                                    f->share, f->weight ? f->weight + cuts[i] : NULL, f->scale);
         if (backward) deberta_backward(d);
     }
     if (backward) deberta_end(d);
-    return deberta_loss_sum(d) * f->scale;
+    return (deberta_loss_sum(d) + f->share * kept) * f->scale;
 }
 
 static double model_loss(void *context) {
@@ -152,14 +159,15 @@ static void fill_targets(Fixture *f, Targets kind) {
     }
 }
 
-static void open_fixture(Fixture *f, int K, Targets kind, bool weighted, bool dropping) {
+static void open_frozen(Fixture *f, int K, Targets kind, bool weighted, bool dropping, int frozen,
+                        bool recompute) {
     *f = (Fixture){
         .cut = 1 + draw(SEQUENCES - 1), .dropping = dropping, .key = rng_bits(seed, drawn++), .scale = 0.21};
     Err err = {0};
     set_config(&f->config, K);
     ops_ref_fill(&f->ops);
-    const DebertaLimits limits = {
-        SEQUENCES * LONGEST, SEQUENCES, LONGEST, SEQUENCES * LONGEST, true, false, false, 0};
+    const DebertaLimits limits = {SEQUENCES * LONGEST, SEQUENCES, LONGEST, SEQUENCES * LONGEST, true,
+                                  recompute,           false,     frozen};
     OK(deberta_open(&f->model, &f->config, &f->ops, &limits, &err));
     for (int s = 0; s < SEQUENCES; s++)
         f->start[s + 1] = f->start[s] + (s == 2 ? LONGEST : 1 + draw(LONGEST));
@@ -179,12 +187,17 @@ static void open_fixture(Fixture *f, int K, Targets kind, bool weighted, bool dr
     mem_free(list);
 }
 
+static void open_fixture(Fixture *f, int K, Targets kind, bool weighted, bool dropping) {
+    open_frozen(f, K, kind, weighted, dropping, 0, false);
+}
+
 static void close_fixture(Fixture *f) {
     deberta_close(&f->model);
     f->ops.close(&f->ops);
     free(f->target);
     free(f->weight);
     free(f->word_grad);
+    free(f->teacher);
 }
 
 /* Dense rows of the word embedding's gradient; the padding token must have none, though it occurs. */
@@ -199,35 +212,50 @@ static void spread_word_grad(Fixture *f) {
     }
 }
 
-static void check_model(int K, Targets kind, bool weighted, bool dropping) {
-    Fixture f;
-    open_fixture(&f, K, kind, weighted, dropping);
-    const double with = pass(&f, true), without = pass(&f, false);
+/* Gradients of all weights that learn; what is frozen has none. */
+static void check_fixture(Fixture *f, const char *kind) {
+    const double with = pass(f, true), without = pass(f, false);
     assert_true(with == without && isfinite(with));
-    (void)pass(&f, true);
-    spread_word_grad(&f);
+    (void)pass(f, true);
+    spread_word_grad(f);
     size_t count;
-    ParamView *weights = params_list(&f.model.weights, &f.config, &count);
-    ParamView *grads = params_list(&f.model.grads, &f.config, &count);
+    ParamView *weights = params_list(&f->model.weights, &f->config, &count);
+    ParamView *grads = params_list(&f->model.grads, &f->config, &count);
+    const int frozen = f->model.limits.frozen;
     for (size_t i = 0; i < count; i++) {
-        char what[160];
-        (void)snprintf(what, sizeof what, "K=%d targets %d%s%s: %s", K, kind, weighted ? " weighted" : "",
-                       dropping ? " dropout" : "", weights[i].name);
-        const size_t n = (size_t)param_count(&weights[i]), H = (size_t)f.config.hidden_size;
+        char what[200];
+        (void)snprintf(what, sizeof what, "%s: %s", kind, weights[i].name);
+        const bool word = weights[i].data == f->model.weights.word,
+                   position = strncmp(weights[i].name, "deberta.encoder.", 16) == 0 &&
+                              weights[i].layer == f->config.num_hidden_layers;
+        if (frozen && (word || position || weights[i].layer < frozen - 1)) {
+            assert_null(grads[i].data);
+            continue;
+        }
+        const size_t n = (size_t)param_count(&weights[i]), H = (size_t)f->config.hidden_size;
         real *g = normals(n, 0); /* a copy: passes of the differences zero the model's */
-        if (weights[i].data != f.model.weights.word) {
+        if (!word) {
             memcpy(g, grads[i].data, n * sizeof *g);
-            check_gradient(what, model_loss, &f, weights[i].data, g, n);
+            check_gradient(what, model_loss, f, weights[i].data, g, n);
         } else { /* from behind the padding row, 0 here */
-            memcpy(g, f.word_grad, n * sizeof *g);
-            check_gradient(what, model_loss, &f, weights[i].data + H, g + H, n - H);
+            memcpy(g, f->word_grad, n * sizeof *g);
+            check_gradient(what, model_loss, f, weights[i].data + H, g + H, n - H);
         }
         if (inner(g, g, n) == 0) fail_msg("%s: the gradient is 0", what);
         free(g);
-        (void)pass(&f, true);
+        (void)pass(f, true);
     }
     mem_free(weights);
     mem_free(grads);
+}
+
+static void check_model(int K, Targets kind, bool weighted, bool dropping) {
+    Fixture f;
+    char what[80];
+    (void)snprintf(what, sizeof what, "K=%d targets %d%s%s", K, kind, weighted ? " weighted" : "",
+                   dropping ? " dropout" : "");
+    open_fixture(&f, K, kind, weighted, dropping);
+    check_fixture(&f, what);
     close_fixture(&f);
 }
 
@@ -250,6 +278,116 @@ static void test_model_regression(void **state) {
     (void)state;
     check_model(1, HARD, false, false);
     check_model(1, HARD, true, true);
+}
+
+static void test_model_frozen(void **state) {
+    (void)state;
+    for (int frozen = 1; frozen <= 3; frozen++)
+        for (int recompute = 0; recompute < 2; recompute++) {
+            Fixture f;
+            char what[80];
+            (void)snprintf(what, sizeof what, "frozen %d%s", frozen, recompute ? " recomputed" : "");
+            open_frozen(&f, 2 + draw(4), HARD, draw(2), draw(2), frozen, recompute);
+            check_fixture(&f, what);
+            close_fixture(&f);
+        }
+}
+
+/* ---- a teacher ---- */
+
+static void draw_teacher(Fixture *f, int classes, double spread) {
+    f->classes = classes;
+    f->temperature = exp(normal());
+    f->share = exp(normal());
+    f->teacher = normals((size_t)(SEQUENCES * classes), spread);
+}
+
+static void test_distill(void **state) {
+    (void)state;
+    for (int i = 0; i < 6; i++) {
+        Fixture f;
+        const int K = 2 + draw(6), classes = i ? 1 + draw(K) : 1; /* 1: nothing to tell apart, no term */
+        open_fixture(&f, K, i % 2 ? HARD : SOFT, i % 3, draw(2));
+        draw_teacher(&f, classes, 2);
+        char what[120];
+        (void)snprintf(what, sizeof what, "K=%d, teacher of %d at T=%g, W=%g", K, classes, f.temperature,
+                       f.share);
+        check_fixture(&f, what);
+        close_fixture(&f);
+    }
+}
+
+/* The term by its formula, with softmax as exp over sum: of the order of 1, so that 1e-12 is rounding. */
+static double plain_term(const Fixture *f, const real *logits, int from, int rows) {
+    const int K = f->config.num_labels, n = f->classes;
+    const double T = f->temperature;
+    double sum = 0;
+    for (int s = 0; s < rows; s++) {
+        const real *z = logits + s * K, *t = f->teacher + (from + s) * n;
+        double all_z = 0, all_t = 0, divergence = 0;
+        for (int k = 0; k < n; k++) {
+            all_z += exp(z[k] / T);
+            all_t += exp(t[k] / T);
+        }
+        for (int k = 0; k < n; k++)
+            divergence += exp(t[k] / T) / all_t * log(exp(t[k] / T) / all_t / (exp(z[k] / T) / all_z));
+        sum += (f->weight ? f->weight[from + s] : 1) * T * T * divergence;
+    }
+    return sum;
+}
+
+static void test_distill_term(void **state) {
+    (void)state;
+    for (int i = 0; i < 20; i++) {
+        Fixture f;
+        const int K = 2 + draw(6);
+        open_fixture(&f, K, SOFT, draw(2), draw(2));
+        draw_teacher(&f, 1 + draw(K), 1);
+        f.temperature = 0.5 + draw(8);
+        Deberta *d = &f.model;
+        int32_t start[SEQUENCES + 1], seq[SEQUENCES];
+        const Packed p = part(&f, start, seq, 0, SEQUENCES);
+        real before[SEQUENCES * 8];
+        deberta_begin(d, LONGEST, f.dropping, f.key);
+        deberta_forward(d, &p);
+        deberta_loss(d, f.target, f.weight, f.scale);
+        memcpy(before, d->dlogits, sizeof(real) * (size_t)(SEQUENCES * K));
+        const double found =
+            deberta_distill(d, f.teacher, f.classes, f.temperature, f.share, f.weight, f.scale);
+        assert_near(found, plain_term(&f, d->logits, 0, SEQUENCES), 1e-12 * (1 + fabs(found)) * 64);
+        assert_true(found > 0 || f.classes == 1);
+        for (int s = 0; s < SEQUENCES; s++) { /* later labels keep theirs; the others' changes cancel */
+            double sum = 0;
+            for (int k = 0; k < K; k++) {
+                const double change = d->dlogits[s * K + k] - before[s * K + k];
+                if (k >= f.classes) assert_true(change == 0);
+                sum += change;
+            }
+            assert_near(sum, 0, 1e-13 * f.share * f.temperature * 8);
+        }
+        /* a teacher that answers as the student does: no term, and the gradient's bits */
+        real *own = normals((size_t)(SEQUENCES * f.classes), 0);
+        for (int s = 0; s < SEQUENCES; s++)
+            for (int k = 0; k < f.classes; k++) own[s * f.classes + k] = d->logits[s * K + k];
+        memcpy(d->dlogits, before, sizeof(real) * (size_t)(SEQUENCES * K));
+        assert_true(deberta_distill(d, own, f.classes, f.temperature, f.share, f.weight, f.scale) == 0);
+        for (int k = 0; k < SEQUENCES * K; k++) assert_true(d->dlogits[k] == before[k]);
+        free(own);
+        close_fixture(&f);
+    }
+}
+
+/* Logits as far apart as float numbers can be: finite, at the least temperature that the program takes. */
+static void test_distill_extremes(void **state) {
+    (void)state;
+    Fixture f;
+    open_fixture(&f, 3, HARD, false, false);
+    draw_teacher(&f, 3, 3e38);
+    f.temperature = 0.01;
+    const double loss = pass(&f, true);
+    assert_true(isfinite(loss) && loss > 0);
+    for (size_t i = 0; i < f.model.grad_count; i++) assert_true(isfinite(f.model.grad_block[i]));
+    close_fixture(&f);
 }
 
 /* ---- single operations: L = c . y for a random c ---- */
@@ -433,6 +571,8 @@ int main(void) {
         cmocka_unit_test(test_attention),      cmocka_unit_test(test_loss),
         cmocka_unit_test(test_model_hard),     cmocka_unit_test(test_model_soft),
         cmocka_unit_test(test_model_weighted), cmocka_unit_test(test_model_regression),
+        cmocka_unit_test(test_model_frozen),   cmocka_unit_test(test_distill),
+        cmocka_unit_test(test_distill_term),   cmocka_unit_test(test_distill_extremes),
     };
     return cmocka_run_group_tests_name("grad", tests, NULL, NULL);
 }
