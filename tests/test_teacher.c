@@ -244,6 +244,14 @@ static void test_refusals(void **state) {
         "their order",
         in_folder("four/model-best"));
     refused("truth.jsonl", expected, ARGS(BEGIN, "--teacher", in_folder("four")));
+    /* a teacher that the run would remove first */
+    assert_int_equal(
+        train("four", "more.jsonl", &err, ARGS(BEGIN, "--teacher", in_folder("four/model-last"))),
+        ERR_ARGUMENT);
+    (void)snprintf(expected, sizeof expected, "--teacher: %s is in the folder %s, which --overwrite empties",
+                   in_folder("four/model-last"), in_folder("four"));
+    assert_string_equal(err.msg, expected);
+    assert_true(file_exists(in_folder("four/model-last/model.safetensors")));
     /* the same model beside another tokenizer */
     OK(file_mkdirs(in_folder("foreign"), &err));
     static const char *const FILES[] = {"config.json", "model.safetensors"};

@@ -18,7 +18,8 @@
 #include "train/train_cmd.h"
 #include "train/trainer.h"
 
-static char spm[96], begin_at[96]; /* in the folder: the tokenizer, and a model to fine-tune */
+static char spm[96], begin_at[96],
+    tutor[96]; /* in the folder: the tokenizer, a model to fine-tune, a teacher */
 static const char *const CONFIG = ROUTER_SOURCE_DIR "/configs/model-tiny.json";
 
 /* ---- running ---- */
@@ -304,6 +305,61 @@ static void test_tuned(void **state) {
     free(rows[1]);
 }
 
+static void scale_tensor(const char *path, const char *name, float factor) {
+    Err err = {0};
+    Safetensors st;
+    SafetensorsItem items[64];
+    OK(safetensors_open(&st, path, &err));
+    for (size_t i = 0; i < st.header.count; i++) {
+        const SafetensorsEntry *e = &st.header.entries[i];
+        items[i] = (SafetensorsItem){e->name, {.rank = e->rank, .dtype = e->dtype}};
+        memcpy(items[i].tensor.shape, e->shape, sizeof e->shape);
+        items[i].tensor.data = malloc((size_t)(e->end - e->begin));
+        OK(safetensors_read(&st, e, items[i].tensor.data, &err));
+        float *x = items[i].tensor.data;
+        for (size_t k = 0; strcmp(e->name, name) == 0 && k < (size_t)(e->end - e->begin) / sizeof *x; k++)
+            x[k] *= factor;
+    }
+    OK(safetensors_save(path, items, st.header.count, NULL, 0, &err));
+    for (size_t i = 0; i < st.header.count; i++) free(items[i].tensor.data);
+    safetensors_close(&st);
+}
+
+/* With a teacher and a frozen part: stopped and resumed to the same bits, unless the teacher is another by then. */
+static void test_teacher(void **state) {
+    (void)state;
+    Err err = {0};
+    OK(file_mkdirs(in_folder("tutor"), &err));
+    static const char *const FILES[] = {"config.json", "model.safetensors", "spm.model"};
+    for (int i = 0; i < 3; i++)
+        OK(file_copy(in_folder("tutor/%s", FILES[i]), in_folder("base/model-best/%s", FILES[i]), &err));
+#define TAUGHT TUNED, "--teacher", tutor, "--freeze_layers", "1", "--distill_weight", "3"
+    expect(0, start(in_folder("taught"), WITH(TAUGHT, "--threads", "1")));
+    double kept[200];
+    const size_t n = series(kept, 200, "taught", "distill_loss");
+    assert_true((int64_t)n == state_step("taught") && kept[n - 1] > 0);
+    interrupt_and_resume("taught-interrupted", WITH(TAUGHT), WITH(TAUGHT, "--resume", "--threads", "2"),
+                         "taught");
+    interrupt("taught-other", WITH(TAUGHT));
+    scale_tensor(in_folder("tutor/model.safetensors"), "classifier.bias", 1.5f);
+    expect(2, start(in_folder("taught-other"), WITH(TAUGHT, "--resume")));
+    char expected[700];
+    (void)snprintf(expected, sizeof expected,
+                   "router: --teacher: %s is not the model that the run in %s began with (digest ",
+                   in_folder("tutor"), in_folder("taught-other"));
+    assert_memory_equal(messages(), expected, strlen(expected));
+    OK(file_copy(in_folder("tutor/model.safetensors"), in_folder("base/model-best/model.safetensors"), &err));
+    expect(0, start(in_folder("taught-other"), WITH(TAUGHT, "--resume")));
+    assert_same_run("taught", "taught-other");
+    (void)snprintf(expected, sizeof expected,
+                   "router: --resume: teacher was \"%s\" when the run began, now it is null\n",
+                   in_folder("tutor"));
+    expect(2, start(in_folder("taught"),
+                    WITH(TUNED, "--freeze_layers", "1", "--distill_weight", "3", "--resume")));
+    assert_string_equal(messages(), expected);
+#undef TAUGHT
+}
+
 /* ---- a full disk ---- */
 
 static void test_full_disk(void **state) {
@@ -330,26 +386,6 @@ static void test_full_disk(void **state) {
 }
 
 /* ---- numbers that are not finite ---- */
-
-static void scale_tensor(const char *path, const char *name, float factor) {
-    Err err = {0};
-    Safetensors st;
-    SafetensorsItem items[64];
-    OK(safetensors_open(&st, path, &err));
-    for (size_t i = 0; i < st.header.count; i++) {
-        const SafetensorsEntry *e = &st.header.entries[i];
-        items[i] = (SafetensorsItem){e->name, {.rank = e->rank, .dtype = e->dtype}};
-        memcpy(items[i].tensor.shape, e->shape, sizeof e->shape);
-        items[i].tensor.data = malloc((size_t)(e->end - e->begin));
-        OK(safetensors_read(&st, e, items[i].tensor.data, &err));
-        float *x = items[i].tensor.data;
-        for (size_t k = 0; strcmp(e->name, name) == 0 && k < (size_t)(e->end - e->begin) / sizeof *x; k++)
-            x[k] *= factor;
-    }
-    OK(safetensors_save(path, items, st.header.count, NULL, 0, &err));
-    for (size_t i = 0; i < st.header.count; i++) free(items[i].tensor.data);
-    safetensors_close(&st);
-}
 
 static void test_not_finite(void **state) {
     (void)state;
@@ -571,6 +607,7 @@ static int prepare(void **state) {
     (void)state;
     (void)snprintf(spm, sizeof spm, "%s/spm.model", folder);
     (void)snprintf(begin_at, sizeof begin_at, "%s/start", folder);
+    (void)snprintf(tutor, sizeof tutor, "%s/tutor", folder);
     write_prompts();
     return 0;
 }
@@ -581,12 +618,19 @@ int main(void) {
     if (!folder_open("/dev/shm") && !folder_open("/tmp")) return 1; /* memory: saves are many */
     const struct CMUnitTest tests[] = {
         /* in this order: the later ones need what the first leaves */
-        cmocka_unit_test(test_twice),          cmocka_unit_test(test_learns),
-        cmocka_unit_test(test_interrupt),      cmocka_unit_test(test_kill),
-        cmocka_unit_test(test_tuned),          cmocka_unit_test(test_full_disk),
-        cmocka_unit_test(test_not_finite),     cmocka_unit_test(test_precision),
-        cmocka_unit_test(test_options),        cmocka_unit_test(test_variants),
-        cmocka_unit_test(test_early_stopping), cmocka_unit_test(test_allocates_nothing),
+        cmocka_unit_test(test_twice),
+        cmocka_unit_test(test_learns),
+        cmocka_unit_test(test_interrupt),
+        cmocka_unit_test(test_kill),
+        cmocka_unit_test(test_tuned),
+        cmocka_unit_test(test_teacher),
+        cmocka_unit_test(test_full_disk),
+        cmocka_unit_test(test_not_finite),
+        cmocka_unit_test(test_precision),
+        cmocka_unit_test(test_options),
+        cmocka_unit_test(test_variants),
+        cmocka_unit_test(test_early_stopping),
+        cmocka_unit_test(test_allocates_nothing),
     };
     return folder_close(cmocka_run_group_tests_name("train", tests, prepare, NULL));
 }

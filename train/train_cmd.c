@@ -2,6 +2,7 @@
 
 #include <math.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "core/file.h"
 #include "core/json.h"
@@ -127,6 +128,21 @@ static ErrCode compare_options(const cJSON *now, const char *path, Err *err) {
     return rc;
 }
 
+/* --overwrite must not remove what is to be read: the run's folder itself, or what lies in it. */
+static ErrCode check_inside(const char *flag, const char *path, const char *out, Err *err) {
+    char *above = path ? file_join(path, "..") : NULL;
+    if (path && !above) return err_set(err, ERR_MEMORY, "out of memory");
+    struct stat run, at;
+    bool inside = false;
+    for (int i = 0; path && stat(out, &run) == 0 && i < 2; i++)
+        inside = inside ||
+                 (stat(i ? above : path, &at) == 0 && at.st_dev == run.st_dev && at.st_ino == run.st_ino);
+    mem_free(above);
+    if (!inside) return ERR_OK;
+    return err_set(err, ERR_ARGUMENT, "--%s: %s is in the folder %s, which --overwrite empties", flag, path,
+                   out);
+}
+
 /* Models and event files of an earlier run; what else is there is written anew or reused. */
 static ErrCode remove_run(const char *dir, Err *err) {
     char **names;
@@ -175,7 +191,11 @@ static ErrCode begin_run(const TrainOptions *o, const FlagList *arguments, Err *
                          "%s holds a run already: continue it with --resume, or begin anew with --overwrite",
                          o->out);
     }
-    if (rc == ERR_OK && o->overwrite && !o->resume && file_exists(o->out)) rc = remove_run(o->out, err);
+    if (rc == ERR_OK && o->overwrite && !o->resume && file_exists(o->out)) {
+        rc = check_inside("model", o->model, o->out, err);
+        if (rc == ERR_OK) rc = check_inside("teacher", o->teacher, o->out, err);
+        if (rc == ERR_OK) rc = remove_run(o->out, err);
+    }
     if (rc == ERR_OK) rc = file_mkdirs(o->out, err);
     if (rc == ERR_OK && !(o->resume && file_exists(path))) rc = json_save(path, now, err);
     cJSON_Delete(now);
