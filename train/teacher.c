@@ -97,7 +97,7 @@ static ErrCode load_weights(Teacher *t, Err *err) {
 }
 
 typedef struct {
-    const ParamView *list;
+    ParamView *list;
     unsigned char (*digest)[SHA256_BYTES]; /* of each tensor */
 } Digests;
 
@@ -133,7 +133,7 @@ static ErrCode take_digest(Teacher *t, Err *err) {
     cJSON_free(text);
     cJSON_Delete(config);
     mem_free(d.digest);
-    mem_free((void *)(uintptr_t)d.list);
+    mem_free(d.list);
     return rc;
 }
 
