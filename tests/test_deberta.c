@@ -140,7 +140,7 @@ static double step(Model *m, const Rows *r, int cut, bool dropout, uint64_t key)
 static DebertaLimits limits_of(const Rows *r, bool train) {
     int32_t start[MOST + 1];
     const Packed p = pack(r, start, 0, r->S);
-    return (DebertaLimits){p.N, p.S, p.longest, p.N, train, false, false};
+    return (DebertaLimits){p.N, p.S, p.longest, p.N, train, false, false, 0};
 }
 
 static float *copy_of(const float *x, size_t n) {
