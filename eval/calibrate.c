@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "core/mem.h"
+#include "core/minimise.h"
 #include "core/rng.h"
 #include "eval/metrics.h"
 
@@ -100,28 +101,22 @@ ErrCode calibrate_temperature(double *temperature, const float *logits, const in
 
 /* ---- vector ---- */
 
-enum { MEMORY = 12, STEPS = 500, LINE_STEPS = 40 };
-
 /* Below this a scale is no longer one: a class's logit would not count. */
 static const double SCALE_MIN = 0x1p-10;
 
-/* L-BFGS over x = (scale - 1, bias), 2K numbers. */
 typedef struct {
     const Set *set;
     double temperature;
-    size_t count;                  /* 2K */
-    double *x, *next, *g, *next_g; /* (2K) */
-    double *direction, *p;         /* (2K), (K) */
-    double *s, *y;                 /* (MEMORY, 2K): last steps and changes of the slope */
-    double rho[MEMORY];
-} Solver;
+    double *p; /* (K) */
+} VectorJob;
 
-/* Objective at x and its slope g. */
-static double objective(const Solver *v, const double *x, double *g) {
+/* Of x = (scale - 1, bias). */
+static double objective(void *arg, double *g, const double *x) {
+    const VectorJob *v = arg;
     const Set *set = v->set;
     const size_t K = (size_t)set->K;
     double sum = 0, penalty = 0;
-    for (size_t i = 0; i < v->count; i++) {
+    for (size_t i = 0; i < 2 * K; i++) {
         penalty += x[i] * x[i];
         g[i] = CALIBRATE_PENALTY * x[i];
     }
@@ -146,104 +141,19 @@ static double objective(const Solver *v, const double *x, double *g) {
     return sum + CALIBRATE_PENALTY / 2 * penalty;
 }
 
-static double dot(const double *a, const double *b, size_t n) {
-    double sum = 0;
-    for (size_t i = 0; i < n; i++) sum += a[i] * b[i];
-    return sum;
-}
-
-/* -H g by the two loops of Nocedal (1980), from `have` pairs of which `last` is the newest. */
-static void choose_direction(Solver *v, int have, int last) {
-    double alpha[MEMORY];
-    const size_t n = v->count;
-    memcpy(v->direction, v->g, n * sizeof *v->direction);
-    for (int i = 0, at = last; i < have; i++, at = (at + MEMORY - 1) % MEMORY) {
-        const double *s = v->s + (size_t)at * n, *y = v->y + (size_t)at * n;
-        alpha[at] = v->rho[at] * dot(s, v->direction, n);
-        for (size_t k = 0; k < n; k++) v->direction[k] -= alpha[at] * y[k];
-    }
-    if (have) {
-        const double *y = v->y + (size_t)last * n;
-        const double size = 1 / (v->rho[last] * dot(y, y, n));
-        for (size_t k = 0; k < n; k++) v->direction[k] *= size;
-    } else {
-        const double size = sqrt(dot(v->g, v->g, n));
-        for (size_t k = 0; k < n; k++) v->direction[k] /= size > 1 ? size : 1;
-    }
-    for (int i = 0, at = (last + MEMORY - have + 1) % MEMORY; i < have; i++, at = (at + 1) % MEMORY) {
-        const double *s = v->s + (size_t)at * n, *y = v->y + (size_t)at * n;
-        const double beta = v->rho[at] * dot(y, v->direction, n);
-        for (size_t k = 0; k < n; k++) v->direction[k] += s[k] * (alpha[at] - beta);
-    }
-    for (size_t k = 0; k < n; k++) v->direction[k] = -v->direction[k];
-}
-
-/* What rounding does to the objective: a sum of some thousands of terms, each right to an ulp. */
-static double rounding(double value) {
-    return 1e-14 * (1 + fabs(value));
-}
-
-/* One step down with Armijo's condition, as far as rounding lets it be seen; false where none goes down any more. */
-static bool step_down(Solver *v, double *value) {
-    const size_t n = v->count;
-    const double fall = dot(v->g, v->direction, n);
-    double length = 1;
-    if (!(fall < 0)) return false;
-    for (int i = 0; i < LINE_STEPS; i++) {
-        for (size_t k = 0; k < n; k++) v->next[k] = v->x[k] + length * v->direction[k];
-        const double found = objective(v, v->next, v->next_g);
-        if (found <= *value + 1e-4 * length * fall + rounding(*value)) {
-            *value = found;
-            return true;
-        }
-        length /= 2;
-    }
-    return false;
-}
-
-static void minimise(Solver *v) {
-    const size_t n = v->count;
-    int have = 0, last = 0;
-    memset(v->x, 0, n * sizeof *v->x);
-    double value = objective(v, v->x, v->g);
-    for (int step = 0; step < STEPS && sqrt(dot(v->g, v->g, n)) > 1e-9 * (1 + fabs(value)); step++) {
-        const double before = value;
-        choose_direction(v, have, last);
-        if (!step_down(v, &value)) break;
-        /* neither lower nor flatter: as near as doubles come */
-        if (before - value <= rounding(value) && dot(v->next_g, v->next_g, n) >= dot(v->g, v->g, n)) break;
-        const int at = have ? (last + 1) % MEMORY : 0;
-        double *s = v->s + (size_t)at * n, *y = v->y + (size_t)at * n;
-        for (size_t k = 0; k < n; k++) {
-            s[k] = v->next[k] - v->x[k];
-            y[k] = v->next_g[k] - v->g[k];
-        }
-        memcpy(v->x, v->next, n * sizeof *v->x);
-        memcpy(v->g, v->next_g, n * sizeof *v->g);
-        const double bend = dot(s, y, n);
-        if (!(bend > 0)) continue; /* rounding alone: the objective is strictly convex */
-        v->rho[at] = 1 / bend;
-        last = at;
-        have = have < MEMORY ? have + 1 : MEMORY;
-    }
-}
-
 static ErrCode solve_vector(double *scale, double *bias, const Set *set, double temperature, Err *err) {
-    const size_t K = (size_t)set->K, n = 2 * K;
-    Solver v = {.set = set, .temperature = temperature, .count = n};
-    double *memory;
-    TRY(mem_new(&memory, 6 + 2 * MEMORY, n * sizeof *memory, "the calibration", err));
-    double **const parts[] = {&v.x, &v.next, &v.g, &v.next_g, &v.direction, &v.p};
-    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) *parts[i] = memory + i * n;
-    v.s = memory + 6 * n;
-    v.y = v.s + MEMORY * n;
-    minimise(&v);
-    for (size_t k = 0; k < K; k++) {
-        scale[k] = 1 + v.x[k] > SCALE_MIN ? 1 + v.x[k] : SCALE_MIN;
-        bias[k] = v.x[K + k];
+    static const MinimiseRule RULE = {.steps = 500, .slope = 1e-9};
+    const size_t K = (size_t)set->K;
+    double *x;
+    TRY(mem_new(&x, 3, K * sizeof *x, "the calibration", err));
+    VectorJob job = {set, temperature, x + 2 * K};
+    const ErrCode rc = minimise(NULL, x, 2 * K, objective, &job, &RULE, err);
+    for (size_t k = 0; rc == ERR_OK && k < K; k++) {
+        scale[k] = 1 + x[k] > SCALE_MIN ? 1 + x[k] : SCALE_MIN;
+        bias[k] = x[K + k];
     }
-    mem_free(memory);
-    return ERR_OK;
+    mem_free(x);
+    return rc;
 }
 
 ErrCode calibrate_vector(double *scale, double *bias, const float *logits, const int *labels, size_t n, int K,
