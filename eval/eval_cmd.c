@@ -10,6 +10,8 @@
 #include "data/ngram.h"
 #include "data/script.h"
 #include "eval/curves.h"
+#include "eval/folds.h"
+#include "eval/head_fit.h"
 #include "eval/held_out.h"
 #include "eval/listing.h"
 #include "eval/metrics.h"
@@ -27,7 +29,7 @@ typedef struct {
     FlagList train_data, slice, also;
     char *set, *out, *predictions, *report, *system, *suspects;
     bool with_choices, baselines, robust, card, json;
-    int64_t robust_rows, mistakes, seed;
+    int64_t robust_rows, mistakes, seed, folds;
     PredictOptions model;
 } Options;
 
@@ -42,12 +44,13 @@ typedef struct {
     Predictor *predictor;
     cJSON *map_file, *provenance;
     FlagList files, slices, members; /* read; sliced by; of these the rows' own members */
-    Rowset set, train;
+    Rowset set, train, all; /* measured; for the baselines; of all splits, where suspects are among those */
     float *logits;     /* (n, K) */
     double *p, *other; /* (n, K): of the router; of a baseline */
     double *score;     /* (n): of the decision */
     bool *abstained;   /* (n) */
     PredictSeen *seen;
+    float *vectors; /* (n, width), or NULL: in front of the classifier, where the folds need them */
     Report report;
 } Eval;
 
@@ -59,8 +62,10 @@ static void close_all(Eval *e) {
     mem_free(e->score);
     mem_free(e->abstained);
     mem_free(e->seen);
+    mem_free(e->vectors);
     rowset_free(&e->set);
     rowset_free(&e->train);
+    rowset_free(&e->all);
     cJSON_Delete(e->map_file);
     cJSON_Delete(e->provenance);
     flags_list_free(&e->files);
@@ -271,6 +276,7 @@ static ErrCode measure_uncalibrated(Eval *e, Err *err) {
 
 /* ---- labels that may be wrong ---- */
 
+/* Of the rows that are measured, with the router's own answers. */
 static Listing listing_of(const Eval *e) {
     const DecideRule *rule = predict_rule(e->predictor);
     return (Listing){.rows = &e->set.rows,
@@ -282,16 +288,24 @@ static Listing listing_of(const Eval *e) {
                      .K = predict_classes(e->predictor)};
 }
 
-/* A router agrees with what it was taught: rows of its training are refused unless they were asked for by name. */
+/* Among which suspects are looked for. */
+static const Rowset *doubted(const Eval *e) {
+    return e->all.rows.count ? &e->all : &e->set;
+}
+
+/* A router agrees with what it was taught: rows of its training are refused unless they were asked for by name, or heads
+ * are fitted that did not see them. */
 static ErrCode check_held_out(Eval *e, Err *err) {
     const Options *o = e->options;
+    const Rowset *set = doubted(e);
     const char *shard = predict_shard(e->predictor);
-    uint64_t known = e->set.rows.train;
+    uint64_t known = set->rows.train;
     size_t first = 0;
     if (!o->suspects) return ERR_OK;
-    if (shard && !known) TRY(held_out_check(&known, &first, shard, e->set.texts, e->set.rows.count, err));
+    if (shard && !known) TRY(held_out_check(&known, &first, shard, set->texts, set->rows.count, err));
     e->report.held_out = known ? REPORT_TRAINED : shard ? REPORT_HELD_OUT : REPORT_UNKNOWN;
-    if (known == 0) return ERR_OK;
+    e->report.trained = known;
+    if (known == 0 || o->folds) return ERR_OK;
     if (o->rows.split && strcmp(o->rows.split, "train") == 0) {
         progress_note(
             NULL,
@@ -310,6 +324,60 @@ static ErrCode check_held_out(Eval *e, Err *err) {
         "--suspects: %llu of %zu rows (the first: %.100s) are in %s as training rows, whose labels the "
         "router has learnt, right or wrong: leave them out, or name them with --split train",
         (unsigned long long)known, e->set.rows.count, rows_id(&e->set.rows, first), shard);
+}
+
+/* Probabilities (n, K) of the doubted rows by heads that are fitted to the other folds. */
+static ErrCode cross_validate(double *p, Eval *e, uint8_t *folds, Err *err) {
+    const Options *o = e->options;
+    const Rowset *set = doubted(e);
+    const HeadFitRows rows = {.vectors = e->vectors,
+                              .labels = set->labels,
+                              .n = set->rows.count,
+                              .H = predict_width(e->predictor),
+                              .K = predict_classes(e->predictor)};
+    const HeadFitRule rule = {.lambda = HEAD_FIT_FOLDS_LAMBDA, .relative = true};
+    TRY(folds_assign(folds, set->texts, set->rows.count, (int)o->folds, (uint64_t)o->seed, e->threads, err));
+    return head_fit_folds(p, &rows, &rule, folds, (int)o->folds, e->threads, err);
+}
+
+/* Vectors of rows that are not those measured; their logits are not asked for. */
+static ErrCode encode_all(Eval *e, Err *err) {
+    const size_t n = e->all.rows.count;
+    float *logits = NULL;
+    ErrCode rc = mem_new(&logits, n, (size_t)predict_classes(e->predictor) * sizeof *logits, "logits", err);
+    if (rc == ERR_OK)
+        rc = predict_all_logits(e->predictor, logits, e->vectors, NULL, e->all.texts, n, "vectors", err);
+    mem_free(logits);
+    return rc;
+}
+
+static ErrCode find_suspects(Eval *e, Err *err) {
+    const Options *o = e->options;
+    const Rowset *set = doubted(e);
+    const size_t n = set->rows.count, K = (size_t)predict_classes(e->predictor);
+    Listing listing = listing_of(e);
+    double *p = NULL;
+    uint8_t *folds = NULL;
+    ErrCode rc = ERR_OK;
+    if (o->folds) {
+        rc = mem_new(&p, n, K * sizeof *p, "probabilities", err);
+        if (rc == ERR_OK) rc = mem_new(&folds, n, sizeof *folds, "the folds", err);
+        if (rc == ERR_OK && set == &e->all) rc = encode_all(e, err);
+        if (rc == ERR_OK) rc = cross_validate(p, e, folds, err);
+        if (rc == ERR_INTERRUPTED) rc = err_context(err, rc, "--folds");
+        listing.rows = &set->rows;
+        listing.texts = set->texts;
+        listing.label = set->labels;
+        listing.p = p;
+        listing.abstained = NULL;
+    }
+    if (rc == ERR_OK) rc = listing_suspects(&e->report.suspects, &listing, o->suspects, err);
+    e->report.suspects_path = o->suspects;
+    e->report.suspects_set = set->name.data;
+    e->report.folds = (int)o->folds;
+    mem_free(p);
+    mem_free(folds);
+    return rc;
 }
 
 /* ---- output ---- */
@@ -450,12 +518,20 @@ static ErrCode open_all(Eval *e, const FlagList *arguments, Err *err) {
         return err_set(err, ERR_ARGUMENT, "--also and --system show in the page: give --report FILE.html");
     if (o->card && !file_is_dir(arguments->items[0]))
         return err_set(err, ERR_ARGUMENT, "--card: %s is no folder with a model card", arguments->items[0]);
+    if (o->folds && !o->suspects)
+        return err_set(err, ERR_ARGUMENT, "--folds ranks labels that may be wrong: give --suspects FILE");
+    if (o->folds && o->folds < FOLDS_MIN)
+        return err_set(err, ERR_ARGUMENT, "folds: found %d, expected 0 (none) or %d to %d", (int)o->folds,
+                       FOLDS_MIN, FOLDS_MAX);
     if (o->rows.label_map && o->rows.map_field) TRY(read_context(e, o->rows.label_map, err));
     TRY(plan_slices(e, err));
     TRY(threads_open(&e->threads, (int)o->model.threads, err));
     const PredictRule rule = predict_options_rule(&o->model);
     TRY(predict_open(&e->predictor, arguments->items[0], &rule, e->threads, err));
     TRY(read_rows(e, arguments, err));
+    if (o->folds && !e->files.count && !o->rows.split)
+        TRY(rowset_open_shard(&e->all, predict_shard(e->predictor), o->rows.skip_unknown,
+                              predict_labels(e->predictor), predict_classes(e->predictor), err));
     if (o->baselines) TRY(read_train(e, arguments->items[0], err));
     const size_t K = (size_t)predict_classes(e->predictor);
     TRY(mem_new(&e->p, e->set.rows.count * K, sizeof *e->p, "probabilities", err));
@@ -464,7 +540,11 @@ static ErrCode open_all(Eval *e, const FlagList *arguments, Err *err) {
     TRY(mem_new(&e->score, e->set.rows.count, sizeof *e->score, "scores", err));
     TRY(mem_new(&e->abstained, e->set.rows.count, sizeof *e->abstained, "scores", err));
     TRY(mem_new(&e->seen, e->set.rows.count, sizeof *e->seen, "token counts", err));
-    return check_held_out(e, err);
+    TRY(check_held_out(e, err));
+    if (o->folds)
+        TRY(mem_new(&e->vectors, doubted(e)->rows.count, (size_t)predict_width(e->predictor) * sizeof(float),
+                    "the vectors of all rows", err));
+    return ERR_OK;
 }
 
 static ErrCode evaluate(Eval *e, const char *model, Err *err) {
@@ -478,8 +558,8 @@ static ErrCode evaluate(Eval *e, const char *model, Err *err) {
     r->rule = predict_rule(e->predictor);
     TRY(provenance_collect(&e->provenance, model, e->predictor, &e->files, err));
     r->provenance = e->provenance;
-    TRY(predict_all_logits(e->predictor, e->logits, NULL, e->seen, e->set.texts, e->set.rows.count, "eval",
-                           err));
+    TRY(predict_all_logits(e->predictor, e->logits, e->all.rows.count ? NULL : e->vectors, e->seen,
+                           e->set.texts, e->set.rows.count, "eval", err));
     for (size_t i = 0; i < e->set.rows.count; i++) r->truncated += e->seen[i].truncated;
     TRY(measure_decisions(e, err));
     TRY(measure(&r->router, e, e->p, err));
@@ -490,11 +570,7 @@ static ErrCode evaluate(Eval *e, const char *model, Err *err) {
         TRY(ngram_baseline(e, err));
     }
     TRY(measure_slices(e, err));
-    if (o->suspects) {
-        const Listing listing = listing_of(e);
-        TRY(listing_suspects(&r->suspects, &listing, o->suspects, err));
-        r->suspects_path = o->suspects;
-    }
+    if (o->suspects) TRY(find_suspects(e, err));
     if (!o->robust) return ERR_OK;
     const RobustRule rule = {.rows = (size_t)o->robust_rows,
                              .seed = (uint64_t)o->seed,
@@ -531,7 +607,11 @@ static const Flag FLAGS[] = {
     {"suspects", NULL, FLAG_STRING, AT(suspects), NULL, 0, 0, "FILE",
      "Write the rows whose label the router doubts as JSONL, most doubted first; not of rows that it was "
      "trained "
-     "on, unless --split train."},
+     "on, unless --split train or --folds."},
+    {"folds", NULL, FLAG_INT, AT(folds), "0", 0, FOLDS_MAX, NULL,
+     "Doubt by cross-validation: classifiers fitted to the router's vectors of the other folds, 2 to 20 of them; "
+     "without --data and --split among all rows of the run. Memory: 4 bytes x hidden size a row. 0: by the "
+     "router's own answers."},
     {"baselines", NULL, FLAG_BOOL, AT(baselines), "true", 0, 0, NULL,
      "#Baselines\nCompare with the majority class and an n-gram model trained on the same rows."},
     {"train_data", NULL, FLAG_LIST, AT(train_data), NULL, 0, 0, "FILE",
@@ -575,7 +655,7 @@ const Command eval_cmd = {
         "  router eval runs/first --data mmlu.jsonl.zst --filter split=test \\\n"
         "         --map-field subject --label-map configs/mmlu-domains.json --with-choices --out mmlu.json\n"
         "  router eval runs/first --robust --slice length --report report.html --also mmlu.json\n"
-        "  router eval runs/first --suspects suspects.jsonl\n"
+        "  router eval runs/first --suspects suspects.jsonl --folds 5\n"
         "  router eval router.safetensors --data test.jsonl --train-data train.jsonl\n",
     .flags = FLAGS,
     .flag_count = sizeof FLAGS / sizeof FLAGS[0],

@@ -29,6 +29,9 @@
 #define HEAD_FIT_STEPS 2000
 #define HEAD_FIT_PARTS 32
 
+/* A relative lambda to judge rows by other rows with. */
+#define HEAD_FIT_FOLDS_LAMBDA 1e-3
+
 typedef struct {
     const float *vectors; /* (n, H) */
     const int *labels;    /* (n): 0 .. K-1 */

@@ -220,12 +220,20 @@ static void put_suspects(Buf *out, const Report *r) {
     }
     buf_puts(out, "{\"file\": ");
     put_text(out, r->suspects_path);
-    buf_printf(out, ", \"judged\": %llu, \"suspects\": %llu, \"confident\": %llu, \"held_out\": %s}",
+    buf_puts(out, ", \"set\": ");
+    put_text(out, r->suspects_set);
+    if (r->folds)
+        buf_printf(out, ", \"folds\": %d", r->folds);
+    else
+        buf_puts(out, ", \"folds\": null");
+    buf_printf(out, ", \"judged\": %llu, \"suspects\": %llu, \"confident\": %llu, \"trained\": ",
                (unsigned long long)s->judged, (unsigned long long)s->suspects,
-               (unsigned long long)s->confident,
-               r->held_out == REPORT_UNKNOWN    ? "null"
-               : r->held_out == REPORT_HELD_OUT ? "true"
-                                                : "false");
+               (unsigned long long)s->confident);
+    if (r->held_out == REPORT_UNKNOWN)
+        buf_puts(out, "null, \"held_out\": null}");
+    else
+        buf_printf(out, "%llu, \"held_out\": %s}", (unsigned long long)r->trained,
+                   r->held_out == REPORT_HELD_OUT ? "true" : "false");
 }
 
 /* Without the line end that json_print puts behind it. */
@@ -446,6 +454,31 @@ static void put_head(Buf *out, const char *what, const char *text) {
     buf_printf(out, "%-8s%s\n", what, shown);
 }
 
+static void put_doubts(Buf *out, const Report *r) {
+    const ListingSuspects *c = &r->suspects;
+    char n[32], t[32], u[32], shown[94];
+    put_head(out, "\n  suspects:", r->suspects_path);
+    buf_printf(out, "  %s labels judged, %s doubted, %s of them confidently", count_text(n, c->judged),
+               count_text(t, c->suspects), count_text(u, c->confident));
+    if (!r->folds) {
+        buf_printf(out, "%s\n",
+                   r->held_out == REPORT_TRAINED ? "; of training rows, where doubts are too few"
+                   : r->held_out == REPORT_UNKNOWN
+                       ? "; a file does not tell whether it was trained on these rows"
+                       : "");
+        return;
+    }
+    buf_printf(out, ",\n  of %s,\n", text_excerpt(shown, 90, r->suspects_set, strlen(r->suspects_set)));
+    buf_printf(out, "  cross-validated over %d folds: the classifier is fitted anew for each, ", r->folds);
+    if (r->held_out == REPORT_TRAINED)
+        buf_printf(out, "but the\n  encoder has seen %s of these rows in training\n",
+                   count_text(n, r->trained));
+    else
+        buf_puts(out, r->held_out == REPORT_HELD_OUT
+                          ? "and the\n  encoder has seen none of these rows in training\n"
+                          : "but a\n  file does not tell which of these rows the encoder has seen in training\n");
+}
+
 void report_table(Buf *out, const Report *r) {
     char n[32], t[32], u[32];
     put_head(out, "model", r->model);
@@ -462,16 +495,7 @@ void report_table(Buf *out, const Report *r) {
     if (r->sources.count) slices_table(out, &r->sources, r->labels, 0);
     for (size_t i = 0; i < r->slice_count; i++) slices_table(out, &r->slices[i], r->labels, 0);
     if (r->robust.rows) robust_table(out, &r->robust);
-    if (r->suspects_path) {
-        const ListingSuspects *c = &r->suspects;
-        put_head(out, "\n  suspects:", r->suspects_path);
-        buf_printf(out, "  %s labels judged, %s doubted, %s of them confidently%s\n",
-                   count_text(n, c->judged), count_text(t, c->suspects), count_text(u, c->confident),
-                   r->held_out == REPORT_TRAINED ? "; of training rows, where doubts are too few"
-                   : r->held_out == REPORT_UNKNOWN
-                       ? "; a file does not tell whether it was trained on these rows"
-                       : "");
-    }
+    if (r->suspects_path) put_doubts(out, r);
 }
 
 /* ---- verify ---- */

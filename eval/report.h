@@ -21,8 +21,9 @@
  *   decision   {score, fallback (label or null), n, answered, coverage, precision (intervals)}, or null: always answers
  *   slices     [one of eval/slices.h for each --slice]
  *   robust     see eval/robust.h, or null
- *   suspects   {file, judged, suspects, confident, held_out: null where it is not known}: see data/suspects.h;
- *              or null
+ *   suspects   {file, set: name of the rows, folds: of the cross-validation, or null: the router's own answers,
+ *              judged, suspects, confident, trained: how many of the rows the router was trained on, held_out: none of
+ *              them; both null where it is not known}: see data/suspects.h; or null
  *   provenance see eval/provenance.h
  * The bytes are a function of the model, the data and the options. */
 #ifndef EVAL_REPORT_H
@@ -59,11 +60,10 @@ typedef struct {
     Robust robust;             /* rows 0: not asked for */
     ListingSuspects suspects;  /* judged 0: not asked for, or no label has rows enough */
     const char *suspects_path; /* NULL: not asked for */
-    enum {
-        REPORT_UNKNOWN,
-        REPORT_TRAINED,
-        REPORT_HELD_OUT
-    } held_out;              /* of the rows of which suspects were looked for */
+    const char *suspects_set;  /* the rows among which suspects were looked for */
+    int folds;                 /* 0: they are doubted by the router's own answers; else by heads fitted anew */
+    uint64_t trained;          /* of these rows, those that the router was trained on */
+    enum { REPORT_UNKNOWN, REPORT_TRAINED, REPORT_HELD_OUT } held_out; /* whether there are such */
     const cJSON *context;    /* an array, borrowed, or NULL */
     const cJSON *provenance; /* borrowed, or NULL */
 } Report;

@@ -292,7 +292,7 @@ static ErrCode add_block(Rows *rows, const ShardBlock *block, const ShardInfo *i
     return ERR_OK;
 }
 
-static ErrCode read_split(Rows *rows, Shard *shard, Split split, bool skip_unknown, const char *const *labels,
+static ErrCode read_splits(Rows *rows, Shard *shard, Split split, bool skip_unknown, const char *const *labels,
                           int K, Err *err) {
     const ShardInfo *info = shard_info(shard);
     int *label_of_shard = NULL;
@@ -304,11 +304,13 @@ static ErrCode read_split(Rows *rows, Shard *shard, Split split, bool skip_unkno
     const int first_file = (int)rows->files.count;
     for (size_t i = 0; rc == ERR_OK && i < info->file_count; i++)
         rc = flags_list_add(&rows->files, info->files[i], strlen(info->files[i]), err);
-    const size_t blocks = shard_blocks(shard, split);
-    for (size_t b = 0; rc == ERR_OK && b < blocks; b++) {
-        rc = shard_read(shard, &block, split, b, true, err);
-        if (rc == ERR_OK)
-            rc = add_block(rows, &block, info, first_file, label_of_shard, skip_unknown, labels, K, err);
+    for (Split s = 0; s < SPLIT_COUNT; s++) {
+        const size_t blocks = split == SPLIT_COUNT || split == s ? shard_blocks(shard, s) : 0;
+        for (size_t b = 0; rc == ERR_OK && b < blocks; b++) {
+            rc = shard_read(shard, &block, s, b, true, err);
+            if (rc == ERR_OK)
+                rc = add_block(rows, &block, info, first_file, label_of_shard, skip_unknown, labels, K, err);
+        }
     }
     shard_block_free(&block);
     mem_free(label_of_shard);
@@ -319,7 +321,7 @@ ErrCode rows_read_shard(Rows *rows, const char *path, Split split, bool skip_unk
                         const char *const *labels, int K, Err *err) {
     Shard *shard;
     TRY(shard_open(&shard, path, err));
-    const ErrCode rc = read_split(rows, shard, split, skip_unknown, labels, K, err);
+    const ErrCode rc = read_splits(rows, shard, split, skip_unknown, labels, K, err);
     shard_close(shard);
     return rc;
 }

@@ -69,7 +69,7 @@ typedef struct {
 ErrCode rows_read(Rows *rows, const char *path, const RowsRule *rule, const char *const *labels, int K,
                   Err *err) ERR_CHECKED;
 
-/* Adds the rows of a split of the shard at `path`; its labels are found among `labels` by name. */
+/* Adds the rows of a split (SPLIT_COUNT: of all) of the shard at `path`; its labels are found among `labels` by name. */
 ErrCode rows_read_shard(Rows *rows, const char *path, Split split, bool skip_unknown,
                         const char *const *labels, int K, Err *err) ERR_CHECKED;
 

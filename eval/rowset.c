@@ -119,6 +119,18 @@ ErrCode rowset_open_chosen(Rowset *out, const RowsetOptions *options, const Flag
     return open_wanted(out, &w, split, SPLIT_COUNT, err);
 }
 
+ErrCode rowset_open_shard(Rowset *out, const char *shard, bool skip_unknown, const char *const *labels, int K,
+                          Err *err) {
+    *out = (Rowset){0};
+    buf_printf(&out->name, "%s (all splits)", shard);
+    ErrCode rc = buf_ok(&out->name, err);
+    if (rc == ERR_OK) rc = rows_read_shard(&out->rows, shard, SPLIT_COUNT, skip_unknown, labels, K, err);
+    if (rc == ERR_OK && out->rows.count == 0) rc = err_set(err, ERR_ARGUMENT, "%s: no rows", shard);
+    if (rc == ERR_OK) rc = rows_views(&out->texts, &out->labels, &out->rows, err);
+    if (rc != ERR_OK) rowset_free(out);
+    return rc;
+}
+
 void rowset_free(Rowset *rowset) {
     rows_free(&rowset->rows);
     mem_free(rowset->texts);

@@ -71,6 +71,10 @@ RowsRule rowset_plain_rule(const RowsetOptions *options);
  * without data, those of the shard's split. The filters do not apply: they pick what is measured. */
 ErrCode rowset_open_chosen(Rowset *out, const RowsetOptions *options, const FlagList *data, const char *split,
                            const char *shard, const char *const *labels, int K, Err *err) ERR_CHECKED;
+
+/* All rows of a shard, whatever their split. */
+ErrCode rowset_open_shard(Rowset *out, const char *shard, bool skip_unknown, const char *const *labels, int K,
+                          Err *err) ERR_CHECKED;
 void rowset_free(Rowset *rowset);
 
 #endif
