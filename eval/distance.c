@@ -5,31 +5,7 @@
 #include <string.h>
 
 #include "core/mem.h"
-
-/* Rows of the covariance that one task sums up, so that a vector is read once for all of them. */
-enum { ROWS = 16 };
-
-typedef struct {
-    const Distance *d;
-    const double *x; /* (n, H): vectors less their means */
-    size_t n;
-} CovarianceJob;
-
-static void covariance_task(void *arg, size_t task, int thread) {
-    (void)thread;
-    const CovarianceJob *job = arg;
-    const size_t H = (size_t)job->d->H, first = task * ROWS, end = first + ROWS < H ? first + ROWS : H;
-    for (size_t i = 0; i < job->n; i++) {
-        const double *x = job->x + i * H;
-        for (size_t row = first; row < end; row++) {
-            double *s = job->d->factor + row * H;
-            const double value = x[row];
-            for (size_t c = 0; c <= row; c++) s[c] += value * x[c];
-        }
-    }
-    for (size_t row = first; row < end; row++)
-        for (size_t c = 0; c <= row; c++) job->d->factor[row * H + c] /= (double)job->n;
-}
+#include "eval/covariance.h"
 
 /* S in the lower triangle becomes the covariance. fourth: mean over the vectors of |x - mean|^4. */
 static ErrCode shrink(Distance *d, double fourth, size_t n, Err *err) {
@@ -49,22 +25,6 @@ static ErrCode shrink(Distance *d, double fourth, size_t n, Err *err) {
         d->factor[i * H + i] += d->shrinkage * middle;
     }
     return ERR_OK;
-}
-
-/* In place, row by row. A pivot that rounding leaves at nothing (fewer vectors than dimensions, and no shrinkage) is
- * lifted to the smallest share of the diagonal that a double tells apart from it. */
-static void cholesky(Distance *d) {
-    const size_t H = (size_t)d->H;
-    for (size_t i = 0; i < H; i++) {
-        double *a = d->factor + i * H;
-        for (size_t j = 0; j <= i; j++) {
-            const double *b = d->factor + j * H;
-            double sum = a[j];
-            for (size_t k = 0; k < j; k++) sum -= a[k] * b[k];
-            const double least = 1e-12 * (a[j] > 0 ? a[j] : 1e-300);
-            a[j] = i == j ? sqrt(sum > least ? sum : least) : sum / b[j];
-        }
-    }
 }
 
 /* Means, and vectors less their means. */
@@ -100,8 +60,7 @@ ErrCode distance_fit(Distance *out, const float *vectors, const int *labels, siz
     if (rc == ERR_OK) rc = mem_new(&out->count, (size_t)K, sizeof *out->count, "the classes", err);
     if (rc == ERR_OK) rc = centre(out, x, vectors, labels, n, err);
     if (rc == ERR_OK) {
-        CovarianceJob job = {out, x, n};
-        threads_run(threads, covariance_task, &job, (width + ROWS - 1) / ROWS);
+        covariance_of(out->factor, x, n, width, threads);
         double fourth = 0;
         for (size_t i = 0; i < n; i++) {
             double square = 0;
@@ -110,7 +69,7 @@ ErrCode distance_fit(Distance *out, const float *vectors, const int *labels, siz
         }
         rc = shrink(out, fourth / (double)n, n, err);
     }
-    if (rc == ERR_OK) cholesky(out);
+    if (rc == ERR_OK) covariance_factor(out->factor, width);
     mem_free(x);
     if (rc != ERR_OK) distance_free(out);
     return rc;
@@ -132,24 +91,13 @@ typedef struct {
     double *score, *space; /* (n); (threads, H) */
 } ScoreJob;
 
-/* x = L^-1 x */
-static void whiten(const Distance *d, double *x) {
-    const size_t H = (size_t)d->H;
-    for (size_t i = 0; i < H; i++) {
-        const double *row = d->factor + i * H;
-        double sum = x[i];
-        for (size_t j = 0; j < i; j++) sum -= row[j] * x[j];
-        x[i] = sum / row[i];
-    }
-}
-
 static void score_task(void *arg, size_t i, int thread) {
     const ScoreJob *job = arg;
     const Distance *d = job->d;
     const size_t H = (size_t)d->H;
     double *x = job->space + (size_t)thread * H, best = (double)INFINITY;
     for (size_t h = 0; h < H; h++) x[h] = (double)job->vectors[i * H + h];
-    whiten(d, x);
+    covariance_solve(x, d->factor, H);
     for (size_t k = 0; k < (size_t)d->K; k++) {
         const double *mean = job->whitened + k * H;
         double sum = 0;
@@ -168,7 +116,7 @@ ErrCode distance_score(const Distance *d, double *score, const float *vectors, s
         rc = mem_new(&space, (size_t)threads_count(threads), H * sizeof *space, "a vector", err);
     if (rc == ERR_OK) {
         memcpy(whitened, d->mean, K * H * sizeof *whitened);
-        for (size_t k = 0; k < K; k++) whiten(d, whitened + k * H);
+        for (size_t k = 0; k < K; k++) covariance_solve(whitened + k * H, d->factor, H);
         ScoreJob job = {d, whitened, vectors, score, space};
         threads_run(threads, score_task, &job, n);
     }

@@ -8,18 +8,25 @@
 #include "core/minimise.h"
 #include "core/progress.h"
 #include "core/stop.h"
+#include "eval/covariance.h"
 
 enum { LANES = 4, GROUP = 16 }; /* rows whose columns are made doubles at once: 128 KB for 1,024 of them */
+
+/* Rows for each column whose covariance is a good enough picture of that of all rows: eigenvalues are off by a factor of
+ * two at most (Marchenko, Pastur), which costs a few steps. */
+enum { SAMPLE = 8 };
 
 /* What all passes over the rows share. `stride` is H in whole LANES; the columns behind H are zeros everywhere. */
 typedef struct {
     const HeadFitRows *rows;
     size_t H, K, stride, parts, part_rows, free_count, out_stride;
-    double total;          /* of the weights */
-    double *middle, *size; /* (stride): a column is (x - middle) / size; 0 behind H is divided by 1 */
+    size_t counted;        /* rows of weight > 0 */
+    double total;          /* of their weights */
+    double *middle;        /* (stride): mean of each column */
+    double *factor;        /* (H, H): L */
     double *count;         /* (K): weight of each label */
     size_t *free;          /* (free_count): labels */
-    double *v, *c;         /* (K, stride), (K): W * size; b + W middle */
+    double *w, *c;         /* (K, stride), (K): W; b + W middle */
     double *start;         /* (K, stride): W0 */
     double *space;         /* (threads, space_stride): rows, and d (GROUP, K) behind them */
     double *out;           /* (parts, out_stride): what a part adds up */
@@ -68,6 +75,26 @@ static void column_task(void *arg, size_t part, int thread) {
     }
 }
 
+/* Up to SAMPLE H of the rows that count, at even steps, less the means. */
+static ErrCode factor_columns(Job *job, Threads *threads, Err *err) {
+    const size_t H = job->H, most = SAMPLE * H < job->counted ? SAMPLE * H : job->counted;
+    double *x;
+    size_t n = 0, seen = 0;
+    TRY(mem_new(&x, most, H * sizeof *x, "a sample of the vectors", err));
+    for (size_t i = 0; n < most; i++) {
+        if (!(weight_of(job->rows, i) > 0)) continue;
+        if (seen++ * most / job->counted < n) continue; /* (n-th of the sample: row n * counted / most, rounded up) */
+        for (size_t h = 0; h < H; h++)
+            x[n * H + h] = (double)job->rows->vectors[i * H + h] - job->middle[h];
+        n++;
+    }
+    covariance_of(job->factor, x, n, H, threads);
+    for (size_t h = 0; h < H; h++) job->factor[h * H + h] += 4 * job->lambda;
+    covariance_factor(job->factor, H);
+    mem_free(x);
+    return ERR_OK;
+}
+
 static ErrCode measure_columns(Job *job, const HeadFitRule *rule, Threads *threads, Err *err) {
     const HeadFitRows *rows = job->rows;
     size_t first = 0;
@@ -84,15 +111,10 @@ static ErrCode measure_columns(Job *job, const HeadFitRule *rule, Threads *threa
     for (size_t h = 0; h < job->H; h++) {
         const double mean = sum[h] / job->total, spread = square[h] / job->total - mean * mean;
         job->middle[h] += mean;
-        job->size[h] = spread > 0 ? spread : 0;
-        variance += job->size[h] / (double)job->H;
+        variance += spread > 0 ? spread / (double)job->H : 0;
     }
     job->lambda = rule->relative ? rule->lambda * variance : rule->lambda;
-    for (size_t h = 0; h < job->stride; h++) {
-        const double size = sqrt(job->size[h] + 4 * job->lambda); /* a softmax bends by 1/4 at most */
-        job->size[h] = size > 0 ? size : 1;
-    }
-    return ERR_OK;
+    return factor_columns(job, threads, err);
 }
 
 /* ---- value and slope ---- */
@@ -130,14 +152,14 @@ static size_t take_rows(const Job *job, double *x, size_t *taken, size_t *at, si
         if (!(weight_of(job->rows, *at) > 0)) continue;
         const float *from = job->rows->vectors + *at * job->H;
         double *to = x + n * job->stride;
-        for (size_t h = 0; h < job->H; h++) to[h] = ((double)from[h] - job->middle[h]) / job->size[h];
+        for (size_t h = 0; h < job->H; h++) to[h] = (double)from[h] - job->middle[h];
         taken[n++] = *at;
     }
     for (size_t i = n; i % LANES; i++) memset(x + i * job->stride, 0, job->stride * sizeof *x);
     return n;
 }
 
-/* A part's loss, and its slope in v and c of the free labels: (free_count, stride + 1), the loss behind. */
+/* A part's loss, and its slope in W and c of the free labels: (free_count, stride + 1), the loss behind. */
 static void slope_task(void *arg, size_t part, int thread) {
     const Job *job = arg;
     const size_t stride = job->stride, K = job->K, end = part_end(job, part);
@@ -148,7 +170,7 @@ static void slope_task(void *arg, size_t part, int thread) {
     while ((n = take_rows(job, x, taken, &at, end))) {
         for (size_t r = 0; r < n; r += LANES)
             for (size_t k = 0; k < K; k++)
-                dots(d + k * GROUP + r, x + r * stride, stride, job->v + k * stride);
+                dots(d + k * GROUP + r, x + r * stride, stride, job->w + k * stride);
         for (size_t r = 0; r < n; r++) {
             for (size_t k = 0; k < K; k++) d[k * GROUP + r] += job->c[k];
             loss += softmax(d + r, K, (size_t)job->rows->labels[taken[r]], weight_of(job->rows, taken[r]));
@@ -171,27 +193,52 @@ typedef struct {
     Threads *threads;
 } Fit;
 
-/* Of x: (free_count, stride + 1), v and c of each free label. */
+/* W of a free label from what is solved for, and the slope of the first to that of the second. */
+typedef struct {
+    Job *job;
+    const double *x;
+    double *g;
+} Label;
+
+static void unfold_task(void *arg, size_t f, int thread) {
+    (void)thread;
+    const Label *label = arg;
+    const Job *job = label->job;
+    const double *x = label->x + f * (job->H + 1);
+    double *w = job->w + job->free[f] * job->stride;
+    memcpy(w, x, job->H * sizeof *w);
+    covariance_solve_transposed(w, job->factor, job->H);
+    job->c[job->free[f]] = x[job->H];
+}
+
+static void fold_task(void *arg, size_t f, int thread) {
+    (void)thread;
+    const Label *label = arg;
+    const Job *job = label->job;
+    const double *from = job->out + f * (job->stride + 1);
+    const double *w = job->w + job->free[f] * job->stride, *start = job->start + job->free[f] * job->stride;
+    double *g = label->g + f * (job->H + 1);
+    for (size_t h = 0; h < job->H; h++) g[h] = from[h] / job->total + job->lambda * (w[h] - start[h]);
+    covariance_solve(g, job->factor, job->H);
+    g[job->H] = from[job->stride] / job->total;
+}
+
+/* Of x: (free_count, H + 1), L^T W and c of each free label. */
 static double value_of(void *arg, double *g, const double *x) {
     const Fit *fit = arg;
     Job *job = fit->job;
-    const size_t stride = job->stride, count = job->free_count * (stride + 1);
-    for (size_t f = 0; f < job->free_count; f++) {
-        memcpy(job->v + job->free[f] * stride, x + f * (stride + 1), stride * sizeof *x);
-        job->c[job->free[f]] = x[f * (stride + 1) + stride];
-    }
+    const size_t count = job->free_count * (job->stride + 1);
+    Label label = {job, x, g};
+    double penalty = 0;
+    threads_run(fit->threads, unfold_task, &label, job->free_count);
     threads_run(fit->threads, slope_task, job, job->parts);
     add_parts(job, count + 1);
-    double penalty = 0;
-    for (size_t i = 0; i < count; i++) g[i] = job->out[i] / job->total;
-    for (size_t f = 0; f < job->free_count; f++) {
-        const double *v = job->v + job->free[f] * stride, *start = job->start + job->free[f] * stride;
+    threads_run(fit->threads, fold_task, &label, job->free_count);
+    for (size_t f = 0; f < job->free_count; f++)
         for (size_t h = 0; h < job->H; h++) {
-            const double away = v[h] / job->size[h] - start[h];
-            penalty += away * away;
-            g[f * (stride + 1) + h] += job->lambda * away / job->size[h];
+            const size_t at = job->free[f] * job->stride + h;
+            penalty += (job->w[at] - job->start[at]) * (job->w[at] - job->start[at]);
         }
-    }
     job->loss = job->out[count] / job->total;
     return job->loss + job->lambda / 2 * penalty;
 }
@@ -207,6 +254,7 @@ static ErrCode check(Job *job, const HeadFitRule *rule, Err *err) {
         if (!isfinite(weight) || weight < 0)
             return err_set(err, ERR_NUMERIC, "the weight of vector %zu is %g, expected 0 or more", i, weight);
         job->count[rows->labels[i]] += weight;
+        job->counted += weight > 0;
         job->total += weight;
     }
     if (!(job->total > 0)) return err_set(err, ERR_ARGUMENT, "no rows to fit a classifier to");
@@ -225,16 +273,15 @@ static ErrCode check(Job *job, const HeadFitRule *rule, Err *err) {
     return ERR_OK;
 }
 
-/* v and c of W0 and b0. */
 static void begin(Job *job, const HeadFitRule *rule) {
     for (size_t k = 0; k < job->K; k++) {
-        double *start = job->start + k * job->stride;
+        double *w = job->w + k * job->stride;
         job->c[k] = rule->w0 ? (double)rule->b0[k] : 0;
         for (size_t h = 0; rule->w0 && h < job->H; h++) {
-            start[h] = (double)rule->w0[k * job->H + h];
-            job->v[k * job->stride + h] = start[h] * job->size[h];
-            job->c[k] += start[h] * job->middle[h];
+            w[h] = (double)rule->w0[k * job->H + h];
+            job->c[k] += w[h] * job->middle[h];
         }
+        memcpy(job->start + k * job->stride, w, job->stride * sizeof *w);
         if (!rule->w0 && !(job->count[k] > 0) && (!rule->free || rule->free[k]))
             job->c[k] = -(double)INFINITY;
     }
@@ -243,30 +290,27 @@ static void begin(Job *job, const HeadFitRule *rule) {
 /* W and b: those that were given where they were not fitted. */
 static void finish(HeadFit *out, const Job *job, const HeadFitRule *rule) {
     for (size_t k = 0; k < job->K; k++) {
+        memcpy(out->w + k * job->H, job->w + k * job->stride, job->H * sizeof *out->w);
         out->b[k] = rule->w0 ? (double)rule->b0[k] : isfinite(job->c[k]) ? 0 : job->c[k];
-        for (size_t h = 0; h < job->H; h++) out->w[k * job->H + h] = job->start[k * job->stride + h];
     }
     for (size_t f = 0; f < job->free_count; f++) {
         const size_t k = job->free[f];
         out->b[k] = job->c[k];
-        for (size_t h = 0; h < job->H; h++) {
-            const double w = job->v[k * job->stride + h] / job->size[h];
-            out->w[k * job->H + h] = w;
-            out->b[k] -= w * job->middle[h];
-        }
+        for (size_t h = 0; h < job->H; h++) out->b[k] -= job->w[k * job->stride + h] * job->middle[h];
     }
 }
 
 static ErrCode solve(HeadFit *out, Job *job, const HeadFitRule *rule, Threads *threads, Err *err) {
     static const MinimiseRule RULE = {.steps = HEAD_FIT_STEPS, .slope = HEAD_FIT_SLOPE};
-    const size_t stride = job->stride, count = job->free_count * (stride + 1);
+    const size_t width = job->H + 1, count = job->free_count * width;
     Fit fit = {job, threads};
     Minimum minimum;
     double *x;
     TRY(mem_new(&x, 2, (count + 1) * sizeof *x, "the classifier", err));
     for (size_t f = 0; f < job->free_count; f++) {
-        memcpy(x + f * (stride + 1), job->v + job->free[f] * stride, stride * sizeof *x);
-        x[f * (stride + 1) + stride] = job->c[job->free[f]];
+        memcpy(x + f * width, job->w + job->free[f] * job->stride, job->H * sizeof *x);
+        covariance_multiply_transposed(x + f * width, job->factor, job->H);
+        x[f * width + job->H] = job->c[job->free[f]];
     }
     const ErrCode rc = minimise(&minimum, x, count, value_of, &fit, &RULE, err);
     if (rc == ERR_OK) {
@@ -290,10 +334,10 @@ static ErrCode job_init(Job *job, const HeadFitRows *rows, Threads *threads, Err
     job->out_stride = wide * (stride + 1) + 1;
     job->space_stride = GROUP * (stride + K);
     const size_t double_bytes = sizeof(double);
-    TRY(mem_new(&job->middle, 2, stride * double_bytes, "the classifier", err));
-    job->size = job->middle + stride;
-    TRY(mem_new(&job->v, K, (2 * stride + 2) * double_bytes, "the classifier", err));
-    job->start = job->v + K * stride;
+    TRY(mem_new(&job->middle, stride, double_bytes, "the classifier", err));
+    TRY(mem_new(&job->factor, H, H * double_bytes, "the covariance", err));
+    TRY(mem_new(&job->w, K, (2 * stride + 2) * double_bytes, "the classifier", err));
+    job->start = job->w + K * stride;
     job->c = job->start + K * stride;
     job->count = job->c + K;
     TRY(mem_new(&job->free, K, sizeof *job->free, "the classifier", err));
@@ -305,7 +349,8 @@ static ErrCode job_init(Job *job, const HeadFitRows *rows, Threads *threads, Err
 
 static void job_free(Job *job) {
     mem_free(job->middle);
-    mem_free(job->v);
+    mem_free(job->factor);
+    mem_free(job->w);
     mem_free(job->free);
     mem_free(job->bad);
     mem_free(job->out);
