@@ -14,8 +14,8 @@ void covariance_of(double *lower, const double *x, size_t n, size_t H, Threads *
  * the diagonal that a double tells apart from it. */
 void covariance_factor(double *lower, size_t H);
 
-void covariance_solve(double *x, const double *factor, size_t H);            /* x (H) becomes L^-1 x */
-void covariance_solve_transposed(double *x, const double *factor, size_t H); /* x becomes L^-T x */
+void covariance_solve(double *x, const double *factor, size_t H);               /* x (H) becomes L^-1 x */
+void covariance_solve_transposed(double *x, const double *factor, size_t H);    /* x becomes L^-T x */
 void covariance_multiply_transposed(double *x, const double *factor, size_t H); /* x becomes L^T x */
 
 #endif

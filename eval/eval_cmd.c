@@ -45,10 +45,10 @@ typedef struct {
     cJSON *map_file, *provenance;
     FlagList files, slices, members; /* read; sliced by; of these the rows' own members */
     Rowset set, train, all; /* measured; for the baselines; of all splits, where suspects are among those */
-    float *logits;     /* (n, K) */
-    double *p, *other; /* (n, K): of the router; of a baseline */
-    double *score;     /* (n): of the decision */
-    bool *abstained;   /* (n) */
+    float *logits;          /* (n, K) */
+    double *p, *other;      /* (n, K): of the router; of a baseline */
+    double *score;          /* (n): of the decision */
+    bool *abstained;        /* (n) */
     PredictSeen *seen;
     float *vectors; /* (n, width), or NULL: in front of the classifier, where the folds need them */
     Report report;
@@ -609,7 +609,8 @@ static const Flag FLAGS[] = {
      "trained "
      "on, unless --split train or --folds."},
     {"folds", NULL, FLAG_INT, AT(folds), "0", 0, FOLDS_MAX, NULL,
-     "Doubt by cross-validation: classifiers fitted to the router's vectors of the other folds, 2 to 20 of them; "
+     "Doubt by cross-validation: classifiers fitted to the router's vectors of the other folds, 2 to 20 of "
+     "them; "
      "without --data and --split among all rows of the run. Memory: 4 bytes x hidden size a row. 0: by the "
      "router's own answers."},
     {"baselines", NULL, FLAG_BOOL, AT(baselines), "true", 0, 0, NULL,

@@ -40,9 +40,9 @@ ErrCode folds_assign(uint8_t *folds, const RowText *texts, size_t n, int count, 
     TRY(mem_new(&signatures, GROUP, sizeof *signatures, "the folds", err));
     ErrCode rc = dedup_open(&dedup, FOLDS_NEAR, err);
     if (rc == ERR_OK) rc = add_all(dedup, signatures, texts, n, threads, err);
+    const uint64_t key = rng_key(seed, "fold", 0);
     for (size_t i = 0; rc == ERR_OK && i < n; i++)
-        folds[i] =
-            (uint8_t)(rng_key(seed, "fold", dedup_first(dedup, (uint32_t)i)) % (unsigned)count);
+        folds[i] = (uint8_t)(rng_bits(key, dedup_first(dedup, (uint32_t)i)) % (unsigned)count);
     dedup_close(dedup);
     mem_free(signatures);
     return rc;

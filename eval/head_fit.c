@@ -20,16 +20,16 @@ enum { SAMPLE = 8 };
 typedef struct {
     const HeadFitRows *rows;
     size_t H, K, stride, parts, part_rows, free_count, out_stride;
-    size_t counted;        /* rows of weight > 0 */
-    double total;          /* of their weights */
-    double *middle;        /* (stride): mean of each column */
-    double *factor;        /* (H, H): L */
-    double *count;         /* (K): weight of each label */
-    size_t *free;          /* (free_count): labels */
-    double *w, *c;         /* (K, stride), (K): W; b + W middle */
-    double *start;         /* (K, stride): W0 */
-    double *space;         /* (threads, space_stride): rows, and d (GROUP, K) behind them */
-    double *out;           /* (parts, out_stride): what a part adds up */
+    size_t counted; /* rows of weight > 0 */
+    double total;   /* of their weights */
+    double *middle; /* (stride): mean of each column */
+    double *factor; /* (H, H): L */
+    double *count;  /* (K): weight of each label */
+    size_t *free;   /* (free_count): labels */
+    double *w, *c;  /* (K, stride), (K): W; b + W middle */
+    double *start;  /* (K, stride): W0 */
+    double *space;  /* (threads, space_stride): rows, and d (GROUP, K) behind them */
+    double *out;    /* (parts, out_stride): what a part adds up */
     size_t space_stride;
     double lambda, loss;
     size_t *bad; /* (parts): first value that is not finite, or SIZE_MAX */
@@ -83,9 +83,9 @@ static ErrCode factor_columns(Job *job, Threads *threads, Err *err) {
     TRY(mem_new(&x, most, H * sizeof *x, "a sample of the vectors", err));
     for (size_t i = 0; n < most; i++) {
         if (!(weight_of(job->rows, i) > 0)) continue;
-        if (seen++ * most / job->counted < n) continue; /* (n-th of the sample: row n * counted / most, rounded up) */
-        for (size_t h = 0; h < H; h++)
-            x[n * H + h] = (double)job->rows->vectors[i * H + h] - job->middle[h];
+        if (seen++ * most / job->counted < n)
+            continue; /* (n-th of the sample: row n * counted / most, rounded up) */
+        for (size_t h = 0; h < H; h++) x[n * H + h] = (double)job->rows->vectors[i * H + h] - job->middle[h];
         n++;
     }
     covariance_of(job->factor, x, n, H, threads);
@@ -131,8 +131,7 @@ static void dots(double *out, const double *x, size_t stride, const double *w) {
 /* g += sum_r d[r] x_r of LANES rows. */
 static void add_rows(double *restrict g, const double *restrict x, size_t stride, const double *d) {
     const double *a = x, *b = a + stride, *c = b + stride, *e = c + stride;
-    for (size_t h = 0; h < stride; h++)
-        g[h] += (d[0] * a[h] + d[1] * b[h]) + (d[2] * c[h] + d[3] * e[h]);
+    for (size_t h = 0; h < stride; h++) g[h] += (d[0] * a[h] + d[1] * b[h]) + (d[2] * c[h] + d[3] * e[h]);
 }
 
 /* z (K, at intervals of GROUP) becomes weight (softmax(z) - one at label); the loss. */
@@ -268,7 +267,8 @@ static ErrCode check(Job *job, const HeadFitRule *rule, Err *err) {
         if (job->count[k] > 0)
             job->free[job->free_count++] = k;
         else if (rule->complete)
-            return err_set(err, ERR_ARGUMENT, "label %zu has no rows that a classifier could be fitted to", k);
+            return err_set(err, ERR_ARGUMENT, "label %zu has no rows that a classifier could be fitted to",
+                           k);
     }
     return ERR_OK;
 }

@@ -633,20 +633,23 @@ static void put_suspects(Buf *out, const cJSON *report) {
         html_text(out,
                   "Of %s labels of %s, %s are doubted, %s of them by the rule of confident learning: "
                   "cross-validated over %s folds, near-duplicates in the same one.",
-                  grid_count(judged, count(s, "judged")), text(s, "set"), grid_count(found, count(s, "suspects")),
-                  grid_count(confident, count(s, "confident")), grid_count(folds, count(s, "folds")));
+                  grid_count(judged, count(s, "judged")), text(s, "set"),
+                  grid_count(found, count(s, "suspects")), grid_count(confident, count(s, "confident")),
+                  grid_count(folds, count(s, "folds")));
         if (cJSON_IsFalse(held_out))
             html_text(out,
-                      "For each fold the classifier is fitted anew, to the others. The encoder is not: it has seen %s "
+                      "For each fold the classifier is fitted anew, to the others. The encoder is not: it "
+                      "has seen %s "
                       "of these rows in training, with the labels that they have.",
                       grid_count(trained, count(s, "trained")));
         else
             html_text(out, "%s",
-                      cJSON_IsTrue(held_out)
-                          ? "For each fold the classifier is fitted anew, to the others. The encoder has seen none of "
-                            "these rows in training."
-                          : "For each fold the classifier is fitted anew, to the others. The encoder is not, and which "
-                            "of these rows it has seen in training is not known.");
+                      cJSON_IsTrue(held_out) ? "For each fold the classifier is fitted anew, to the others. "
+                                               "The encoder has seen none of "
+                                               "these rows in training."
+                                             : "For each fold the classifier is fitted anew, to the others. "
+                                               "The encoder is not, and which "
+                                               "of these rows it has seen in training is not known.");
         return;
     }
     html_text(out,

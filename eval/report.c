@@ -474,9 +474,10 @@ static void put_doubts(Buf *out, const Report *r) {
         buf_printf(out, "but the\n  encoder has seen %s of these rows in training\n",
                    count_text(n, r->trained));
     else
-        buf_puts(out, r->held_out == REPORT_HELD_OUT
-                          ? "and the\n  encoder has seen none of these rows in training\n"
-                          : "but a\n  file does not tell which of these rows the encoder has seen in training\n");
+        buf_puts(out,
+                 r->held_out == REPORT_HELD_OUT
+                     ? "and the\n  encoder has seen none of these rows in training\n"
+                     : "but a\n  file does not tell which of these rows the encoder has seen in training\n");
 }
 
 void report_table(Buf *out, const Report *r) {

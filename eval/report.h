@@ -61,11 +61,11 @@ typedef struct {
     ListingSuspects suspects;  /* judged 0: not asked for, or no label has rows enough */
     const char *suspects_path; /* NULL: not asked for */
     const char *suspects_set;  /* the rows among which suspects were looked for */
-    int folds;                 /* 0: they are doubted by the router's own answers; else by heads fitted anew */
-    uint64_t trained;          /* of these rows, those that the router was trained on */
+    int folds;        /* 0: they are doubted by the router's own answers; else by heads fitted anew */
+    uint64_t trained; /* of these rows, those that the router was trained on */
     enum { REPORT_UNKNOWN, REPORT_TRAINED, REPORT_HELD_OUT } held_out; /* whether there are such */
-    const cJSON *context;    /* an array, borrowed, or NULL */
-    const cJSON *provenance; /* borrowed, or NULL */
+    const cJSON *context;                                              /* an array, borrowed, or NULL */
+    const cJSON *provenance;                                           /* borrowed, or NULL */
 } Report;
 
 /* The label that one answer to everything would best be. */

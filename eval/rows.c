@@ -292,8 +292,8 @@ static ErrCode add_block(Rows *rows, const ShardBlock *block, const ShardInfo *i
     return ERR_OK;
 }
 
-static ErrCode read_splits(Rows *rows, Shard *shard, Split split, bool skip_unknown, const char *const *labels,
-                          int K, Err *err) {
+static ErrCode read_splits(Rows *rows, Shard *shard, Split split, bool skip_unknown,
+                           const char *const *labels, int K, Err *err) {
     const ShardInfo *info = shard_info(shard);
     int *label_of_shard = NULL;
     ShardBlock block = {0};

@@ -84,6 +84,7 @@ expect 0 'label_first' "$router" eval "$run" --robust --robust-rows 50 --slice l
 expect 0 - test -s "$work/eval.json"
 expect 0 'rows | accuracy' cat "$run/model-best/README.md"
 expect 2 'training rows' "$router" eval "$run" --data "$work/data.jsonl" --suspects "$work/doubts.jsonl"
+expect 0 '"folds": 4, "judged": 240' "$router" eval "$run" --suspects "$work/doubts.jsonl" --folds 4 --json --no-baselines
 expect 0 - "$router" export "$run" --out "$blob"
 cp "$blob" "$work/first"
 expect 0 - "$router" export "$run" --out "$blob"
