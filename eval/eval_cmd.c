@@ -611,8 +611,10 @@ static const Flag FLAGS[] = {
     {"folds", NULL, FLAG_INT, AT(folds), "0", 0, FOLDS_MAX, NULL,
      "Doubt by cross-validation: classifiers fitted to the router's vectors of the other folds, 2 to 20 of "
      "them; "
-     "without --data and --split among all rows of the run. Memory: 4 bytes x hidden size a row. 0: by the "
-     "router's own answers."},
+     "without --data and --split among all rows of the run. The encoder is not trained again: among rows "
+     "that it "
+     "was trained on data check finds more. Memory: 4 bytes x hidden size a row. 0: by the router's own "
+     "answers."},
     {"baselines", NULL, FLAG_BOOL, AT(baselines), "true", 0, 0, NULL,
      "#Baselines\nCompare with the majority class and an n-gram model trained on the same rows."},
     {"train_data", NULL, FLAG_LIST, AT(train_data), NULL, 0, 0, "FILE",

@@ -33,7 +33,7 @@
 #define HEAD_FIT_PARTS 32
 
 /* A relative lambda to judge rows by other rows with. */
-#define HEAD_FIT_FOLDS_LAMBDA 1e-2
+#define HEAD_FIT_FOLDS_LAMBDA 1e-3
 
 typedef struct {
     const float *vectors; /* (n, H) */
