@@ -5,52 +5,13 @@
 #include "core/file.h"
 #include "core/mem.h"
 
-static ErrCode add_size(uint64_t *sum, const char *path, Err *err) {
-    File file = {0};
-    TRY(file_open(&file, path, err));
-    *sum += file.size;
-    file_close(&file);
-    return ERR_OK;
-}
-
-static ErrCode folder_bytes(uint64_t *sum, const char *dir, Err *err) {
-    char **names = NULL;
-    size_t count = 0;
-    TRY(file_list(&names, &count, dir, err));
-    ErrCode rc = ERR_OK;
-    for (size_t i = 0; rc == ERR_OK && i < count; i++) {
-        char *path = file_join(dir, names[i]);
-        if (!path) rc = err_set(err, ERR_MEMORY, "out of memory for a path");
-        if (rc == ERR_OK && !file_is_dir(path)) rc = add_size(sum, path, err);
-        mem_free(path);
-    }
-    file_list_free(names, count);
-    return rc;
-}
-
-/* Of a blob, or of the folder that predict.h opens: the one given, else a run's model-best, else its model-last. */
-static ErrCode model_bytes(uint64_t *sum, const char *path, Err *err) {
-    static const char *const NAMES[] = {"config.json", "model-best", "model-last"};
-    *sum = 0;
-    if (!file_is_dir(path)) return add_size(sum, path, err);
-    for (size_t i = 0; i < sizeof NAMES / sizeof NAMES[0]; i++) {
-        char *inside = file_join(path, NAMES[i]);
-        if (!inside) return err_set(err, ERR_MEMORY, "out of memory for a path");
-        const bool there = file_exists(inside);
-        const ErrCode rc = there ? folder_bytes(sum, i ? inside : path, err) : ERR_OK;
-        mem_free(inside);
-        if (there) return rc;
-    }
-    return ERR_OK;
-}
-
 ErrCode answers_open(Answers *out, const char *path, const PredictRule *rule, Threads *threads, Err *err) {
     *out = (Answers){.path = path};
     bool file = false;
     if (!file_is_dir(path)) TRY(predictions_recognise(&file, path, err));
     ErrCode rc = file ? predictions_read(&out->predictions, path, err)
                       : predict_open(&out->predictor, path, rule, threads, err);
-    if (rc == ERR_OK && !file) rc = model_bytes(&out->bytes, path, err);
+    if (rc == ERR_OK && !file) rc = predict_bytes(&out->bytes, out->predictor, err);
     if (rc != ERR_OK) answers_close(out);
     return rc;
 }

@@ -64,34 +64,11 @@ const char *predict_shard(const Predictor *p) {
 
 /* ---- opening ---- */
 
-static bool has_config(const char *dir) {
-    char *path = file_join(dir, "config.json");
-    const bool has = path && file_exists(path);
-    mem_free(path);
-    return has;
-}
-
-/* The model's folder inside `path`: itself, or a run's model-best or model-last. */
-static ErrCode model_folder(char **out, Predictor *p, const char *path, Err *err) {
-    static const char *const NAMES[] = {"model-best", "model-last"};
-    char *found = NULL;
-    *out = NULL;
-    if (has_config(path)) {
-        *out = mem_strdup(path);
-        return *out ? ERR_OK : err_set(err, ERR_MEMORY, "out of memory for a path");
-    }
-    for (size_t i = 0; i < sizeof NAMES / sizeof NAMES[0] && !found; i++) {
-        found = file_join(path, NAMES[i]);
-        if (!found) return err_set(err, ERR_MEMORY, "out of memory for a path");
-        if (has_config(found)) break;
-        mem_free(found);
-        found = NULL;
-    }
-    if (!found)
-        return err_set(err, ERR_ARGUMENT,
-                       "%s: found neither config.json (a model) nor model-best/config.json (a training run)",
-                       path);
-    *out = found;
+/* The model's folder, and of a run its shard. */
+static ErrCode model_folder(Predictor *p, const char *path, Err *err) {
+    bool run;
+    TRY(config_folder(&p->path, &run, path, err));
+    if (!run) return ERR_OK;
     p->shard = file_join(path, "data.shard");
     if (!p->shard) return err_set(err, ERR_MEMORY, "out of memory for a path");
     if (!file_exists(p->shard)) {
@@ -146,7 +123,7 @@ static ErrCode read_decide(Predictor *p, const char *dir, Err *err) {
 }
 
 static ErrCode open_folder(Predictor *p, const char *path, const PredictRule *rule, Err *err) {
-    TRY(model_folder(&p->path, p, path, err));
+    TRY(model_folder(p, path, err));
     const char *dir = p->path;
     ErrCode rc = read_rule(&p->rule, dir, rule->max_tokens, err);
     if (rc == ERR_OK) rc = tokenizer_open(&p->tokenizer, dir, err);
@@ -222,6 +199,36 @@ void predict_close(Predictor *p) {
     classifier_close(&p->classifier);
     tokenizer_close(p->tokenizer);
     mem_free(p);
+}
+
+/* ---- on disk ---- */
+
+static ErrCode add_size(uint64_t *sum, const char *path, Err *err) {
+    File file = {0};
+    TRY(file_open(&file, path, err));
+    *sum += file.size;
+    file_close(&file);
+    return ERR_OK;
+}
+
+static ErrCode folder_bytes(uint64_t *sum, const char *dir, Err *err) {
+    char **names = NULL;
+    size_t count = 0;
+    TRY(file_list(&names, &count, dir, err));
+    ErrCode rc = ERR_OK;
+    for (size_t i = 0; rc == ERR_OK && i < count; i++) {
+        char *path = file_join(dir, names[i]);
+        if (!path) rc = err_set(err, ERR_MEMORY, "out of memory for a path");
+        if (rc == ERR_OK && !file_is_dir(path)) rc = add_size(sum, path, err);
+        mem_free(path);
+    }
+    file_list_free(names, count);
+    return rc;
+}
+
+ErrCode predict_bytes(uint64_t *bytes, const Predictor *p, Err *err) {
+    *bytes = 0;
+    return p->router ? add_size(bytes, p->path, err) : folder_bytes(bytes, p->path, err);
 }
 
 /* ---- a blob ---- */

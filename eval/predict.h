@@ -77,6 +77,9 @@ int predict_width(const Predictor *p);
 /* Where the model is: the folder of config.json and weights, or the blob. Borrowed. */
 const char *predict_path(const Predictor *p);
 
+/* Bytes of the blob, or of the files in the model's folder. */
+ErrCode predict_bytes(uint64_t *bytes, const Predictor *p, Err *err) ERR_CHECKED;
+
 /* The shard of the run folder that was opened, or NULL: another kind, or a run without one. Borrowed. */
 const char *predict_shard(const Predictor *p);
 

@@ -200,24 +200,10 @@ static ErrCode add_provenance(Exporter *x, Err *err) {
 /* ---- opening the folder ---- */
 
 static ErrCode find_folder(Exporter *x, const char *folder, Err *err) {
-    static const char *const INSIDE[] = {NULL, "model-best", "model-last"};
-    for (int i = 0; i < 3; i++) {
-        char *dir = INSIDE[i] ? file_join(folder, INSIDE[i]) : mem_strdup(folder);
-        char *config = dir ? file_join(dir, "config.json") : NULL;
-        const bool found = config && file_exists(config);
-        const bool memory = config != NULL;
-        mem_free(config);
-        if (found) {
-            x->dir = dir;
-            if (i) x->run = mem_strdup(folder);
-            return i && !x->run ? err_set(err, ERR_MEMORY, "out of memory for a path") : ERR_OK;
-        }
-        mem_free(dir);
-        if (!memory) return err_set(err, ERR_MEMORY, "out of memory for a path");
-    }
-    return err_set(err, ERR_ARGUMENT,
-                   "%s: found neither config.json (a model) nor model-best/config.json (a training run)",
-                   folder);
+    bool run;
+    TRY(config_folder(&x->dir, &run, folder, err));
+    if (run) x->run = mem_strdup(folder);
+    return run && !x->run ? err_set(err, ERR_MEMORY, "out of memory for a path") : ERR_OK;
 }
 
 /* What calibration left in config.json goes along as it is, though it was fitted on float logits. */

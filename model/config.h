@@ -8,6 +8,8 @@
 #ifndef MODEL_CONFIG_H
 #define MODEL_CONFIG_H
 
+#include <stdbool.h>
+
 #include "core/err.h"
 #include "model/taxonomy.h"
 
@@ -36,6 +38,10 @@ struct cJSON; /* <cjson/cJSON.h> */
  * its default out); ids must be 0 .. n-1 without a gap, names differ, and label2id, if there, must agree; so must
  * router_taxonomy (model/taxonomy.h). */
 ErrCode config_parse(Config *out, const struct cJSON *root, Err *err) ERR_CHECKED;
+
+/* The folder of config.json that a model's path stands for: itself, or of a training run its model-best, else its
+ * model-last, and *run is then true. *dir is freed with mem_free. ERR_ARGUMENT where there is none. */
+ErrCode config_folder(char **dir, bool *run, const char *path, Err *err) ERR_CHECKED;
 
 /* config.json itself, or a folder that holds one. */
 ErrCode config_read(Config *out, const char *path, Err *err) ERR_CHECKED;

@@ -359,6 +359,25 @@ ErrCode config_parse(Config *out, const cJSON *root, Err *err) {
     return rc;
 }
 
+ErrCode config_folder(char **dir, bool *run, const char *path, Err *err) {
+    static const char *const FILES[] = {"config.json", "model-best/config.json", "model-last/config.json"};
+    *dir = NULL;
+    for (size_t i = 0; i < sizeof FILES / sizeof *FILES; i++) {
+        char *file = file_join(path, FILES[i]);
+        if (!file) return err_set(err, ERR_MEMORY, "out of memory for a path");
+        if (file_exists(file)) {
+            *strrchr(file, '/') = '\0';
+            *dir = file;
+            *run = i > 0;
+            return ERR_OK;
+        }
+        mem_free(file);
+    }
+    return err_set(err, ERR_ARGUMENT,
+                   "%s: found neither config.json (a model) nor model-best/config.json (a training run)",
+                   path);
+}
+
 ErrCode config_read(Config *out, const char *path, Err *err) {
     *out = (Config){0};
     char *inside = file_is_dir(path) ? file_join(path, "config.json") : mem_strdup(path);

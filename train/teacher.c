@@ -12,25 +12,6 @@
 
 /* ---- opening ---- */
 
-/* The model's folder: `path` itself, or a run's model-best or model-last. */
-static ErrCode find_folder(char **out, const char *path, Err *err) {
-    static const char *const FILES[] = {"config.json", "model-best/config.json", "model-last/config.json"};
-    for (size_t i = 0; i < sizeof FILES / sizeof FILES[0]; i++) {
-        char *file = file_join(path, FILES[i]);
-        if (!file) return err_set(err, ERR_MEMORY, "out of memory for a path");
-        if (file_exists(file)) {
-            *strrchr(file, '/') = '\0';
-            *out = file;
-            return ERR_OK;
-        }
-        mem_free(file);
-    }
-    return err_set(err, ERR_ARGUMENT,
-                   "--teacher: %s: found neither config.json (a model) nor model-best/config.json (a "
-                   "training run)",
-                   path);
-}
-
 static ErrCode check_tokenizer(const Teacher *t, const Tokenizer *tokenizer, Err *err) {
     Tokenizer *own;
     TRY(tokenizer_open(&own, t->dir, err));
@@ -45,8 +26,10 @@ static ErrCode check_tokenizer(const Teacher *t, const Tokenizer *tokenizer, Err
 
 ErrCode teacher_open(Teacher *t, const char *path, const Tokenizer *tokenizer, Err *err) {
     *t = (Teacher){0};
-    ErrCode rc = find_folder(&t->dir, path, err);
-    if (rc == ERR_OK) rc = config_read(&t->config, t->dir, err);
+    bool run;
+    ErrCode rc = config_folder(&t->dir, &run, path, err);
+    if (rc != ERR_OK) return err_context(err, rc, "--teacher");
+    rc = config_read(&t->config, t->dir, err);
     if (rc == ERR_OK && t->config.num_labels < 2)
         rc = err_set(err, ERR_ARGUMENT,
                      "--teacher: %s: found a model with %d label%s, expected a trained classifier with at "
