@@ -189,6 +189,7 @@ static ErrCode read_train(Eval *e, const char *model, Err *err) {
     const char *shard = predict_shard(e->predictor);
     RowsetOptions rows = e->options->rows;
     rows.map_field = rows.label_map = NULL;
+    rows.remap = (FlagList){0};
     if (data->count == 0) rows.skip_unknown = true;
     if (data->count == 0 && !shard)
         return err_set(err, ERR_ARGUMENT,

@@ -40,9 +40,27 @@ RowsRule rowset_plain_rule(const RowsetOptions *options) {
                       .skip_unknown = options->skip_unknown};
 }
 
+/* VALUE=LABEL in the place of what the map says of that value, or beside the others. */
+static ErrCode remap(cJSON *map, const FlagList *list, Err *err) {
+    for (size_t i = 0; i < list->count; i++) {
+        const char *text = list->items[i], *equals = strrchr(text, '=');
+        char *value = equals ? mem_strndup(text, (size_t)(equals - text)) : NULL;
+        if (!equals || !map)
+            return err_set(err, ERR_ARGUMENT,
+                           "remap: found '%.100s', expected VALUE=LABEL beside a --label-map", text);
+        if (!value) return err_set(err, ERR_MEMORY, "out of memory for the label map");
+        cJSON_DeleteItemFromObjectCaseSensitive(map, value);
+        const bool added = cJSON_AddStringToObject(map, value, equals + 1) != NULL;
+        mem_free(value);
+        if (!added) return err_set(err, ERR_MEMORY, "out of memory for the label map");
+    }
+    return ERR_OK;
+}
+
 static ErrCode read_files(Rowset *out, const Wanted *w, Err *err) {
     const RowsetOptions *o = w->options;
     if (o->label_map) TRY(rows_label_map(&out->map, o->label_map, err));
+    TRY(remap(out->map, &o->remap, err));
     RowsRule rule = rowset_plain_rule(o);
     rule.map_field = o->map_field;
     rule.label_map = out->map;

@@ -14,7 +14,7 @@
 /* A member of a command's options; ROWSET_FLAGS(Options, member) stand in its table. A command that reads its rows in a
  * way of its own has at least ROWSET_FIELD_FLAGS, and a RowsetOptions in which nothing else is set. */
 typedef struct {
-    FlagList data, filter;
+    FlagList data, filter, remap;
     char *split, *text_field, *label_field, *map_field, *label_map;
     bool skip_unknown;
 } RowsetOptions;
@@ -27,18 +27,22 @@ typedef struct {
      "Member with the label, where it is not one of the usual names."}, \
     {"skip_unknown", NULL, FLAG_BOOL, offsetof(type, member.skip_unknown), NULL, 0, 0, NULL, \
      "Leave out (and count) rows whose label is not known, instead of stopping."}
+#define ROWSET_MAP_FLAGS(type, member) \
+    {"filter", NULL, FLAG_LIST, offsetof(type, member.filter), NULL, 0, 0, "KEY=VALUE", \
+     "Only rows whose JSON member KEY is VALUE."}, \
+    {"map_field", NULL, FLAG_STRING, offsetof(type, member.map_field), NULL, 0, 0, "NAME", \
+     "Take the label from the label map, by the value of this member."}, \
+    {"label_map", NULL, FLAG_STRING, offsetof(type, member.label_map), NULL, 0, 0, "FILE", \
+     "JSON object from values of --map-field to labels."}, \
+    {"remap", NULL, FLAG_LIST, offsetof(type, member.remap), NULL, 0, 0, "VALUE=LABEL", \
+     "An entry that differs from the label map's."}
 #define ROWSET_FLAGS(type, member) \
     {"data", NULL, FLAG_LIST, offsetof(type, member.data), NULL, 0, 0, "FILE", \
      "#Rows\nJSONL file with labelled rows (.gz, .zst, or - for stdin); default: the test split of a run folder."}, \
     {"split", NULL, FLAG_STRING, offsetof(type, member.split), NULL, 0, 0, "NAME", \
      "Only this split: test in a run folder's shard; with --data all rows, unless a split is named."}, \
-    {"filter", NULL, FLAG_LIST, offsetof(type, member.filter), NULL, 0, 0, "KEY=VALUE", \
-     "Only rows of --data whose JSON member KEY is VALUE."}, \
     ROWSET_FIELD_FLAGS(type, member), \
-    {"map_field", NULL, FLAG_STRING, offsetof(type, member.map_field), NULL, 0, 0, "NAME", \
-     "Take the label from the label map, by the value of this member."}, \
-    {"label_map", NULL, FLAG_STRING, offsetof(type, member.label_map), NULL, 0, 0, "FILE", \
-     "JSON object from values of --map-field to labels."}
+    ROWSET_MAP_FLAGS(type, member)
 /* clang-format on */
 
 /* Zeroed: empty, valid to free. */

@@ -84,6 +84,7 @@ static ErrCode read_chosen(Run *r, const char *shard, Err *err) {
         TRY(default_rows(&use, r, shard, err));
         if (!use) return ERR_OK;
         rows.map_field = rows.label_map = NULL; /* a shard has labels of its own */
+        rows.remap = (FlagList){0};
     }
     return rowset_open_chosen(&r->chosen.set, &rows, o->calibration.count ? &o->calibration : &none,
                               o->calibration.count ? o->calibration_split : "calibration", shard,
