@@ -369,6 +369,27 @@ static void help_flag(Buf *out, const Flag *flag) {
     buf_free(&right);
 }
 
+ErrCode flags_compare(const cJSON *now, const char *path, const char *const *free_keys, size_t free_count,
+                      Err *err) {
+    cJSON *before;
+    TRY(json_read(&before, path, err));
+    ErrCode rc = ERR_OK;
+    const cJSON *item;
+    cJSON_ArrayForEach(item, now) {
+        bool is_free = false;
+        for (size_t i = 0; i < free_count; i++) is_free |= strcmp(item->string, free_keys[i]) == 0;
+        const cJSON *other = cJSON_GetObjectItemCaseSensitive(before, item->string);
+        if (rc != ERR_OK || is_free || (other && cJSON_Compare(item, other, 1))) continue;
+        char *was = other ? cJSON_PrintUnformatted(other) : NULL, *is = cJSON_PrintUnformatted(item);
+        rc = err_set(err, ERR_ARGUMENT, "--resume: %s was %s when the run began, now it is %s", item->string,
+                     was ? was : "absent", is ? is : "?");
+        cJSON_free(was);
+        cJSON_free(is);
+    }
+    cJSON_Delete(before);
+    return rc;
+}
+
 void flags_help(Buf *out, const Command *command) {
     buf_printf(out, "router %s - %s\n\nusage: router %s\n", command->name, command->summary, command->usage);
     if (command->flag_count && command->flags[0].help[0] != '#') buf_puts(out, "\nOptions:\n");

@@ -61,6 +61,11 @@ void flags_free(const Command *command, void *options, FlagList *arguments);
 /* Effective options as a JSON object (NULL when memory is short); free with cJSON_Delete. */
 cJSON *flags_json(const Command *command, const void *options);
 
+/* A run that goes on must have the options that it began with, which are in the file at `path`: ERR_ARGUMENT names the first
+ * of `now` that differs. Those of free_keys[0..free_count) may differ. */
+ErrCode flags_compare(const cJSON *now, const char *path, const char *const *free_keys, size_t free_count,
+                      Err *err) ERR_CHECKED;
+
 void flags_help(Buf *out, const Command *command);
 
 /* Appends a copy of text[0..n). */

@@ -66,6 +66,10 @@ static const Flag FLAGS[] = {
      "Share of the target spread over all labels."},
     {"class_weights", NULL, FLAG_LIST, AT(class_weights), NULL, 0, 0, "balanced|LABEL=W",
      "Weights of the labels in the loss."},
+    {"logit_offset", NULL, FLAG_LIST, AT(logit_offset), NULL, 0, 0, "LABEL=X",
+     "Added to the label's logit in the training loss alone: ln of how many times more often the training "
+     "rows show "
+     "the label than it occurs."},
     {"dropout", NULL, FLAG_FLOAT, AT(dropout), "-1", -1, 0.9, NULL,
      "Replaces the config's dropout probabilities; -1: as the config says."},
     {"token_dropout", NULL, FLAG_FLOAT, AT(token_dropout), "0", 0, 0.9, NULL,
@@ -94,39 +98,14 @@ static const Flag FLAGS[] = {
      "Steps between saves of model-last; 0: at each evaluation."},
     {"early_stopping_patience", NULL, FLAG_INT, AT(early_stopping_patience), "0", 0, 1e9, NULL,
      "Stop after so many evaluations without a better one; 0: never."},
-    {"metric_for_best_model", NULL, FLAG_CHOICE, AT(metric_for_best_model), "accuracy", 0, 0, "accuracy|loss",
-     "What model-best is chosen by, on dev."},
+    {"metric_for_best_model", NULL, FLAG_CHOICE, AT(metric_for_best_model), "accuracy", 0, 0,
+     "accuracy|macro_f1|loss", "What model-best is chosen by, on dev."},
     CORPUS_FLAGS,
 };
 
 /* Options that may differ between a run and its continuation. */
 static const char *const FREE_KEYS[] = {"resume", "overwrite", "threads", "pin_threads",
                                         "quiet",  "json",      "data",    "out"};
-
-static bool is_free(const char *key) {
-    for (size_t i = 0; i < sizeof FREE_KEYS / sizeof FREE_KEYS[0]; i++)
-        if (strcmp(key, FREE_KEYS[i]) == 0) return true;
-    return false;
-}
-
-/* A continued run must have the options that it began with: names the first that differs. */
-static ErrCode compare_options(const cJSON *now, const char *path, Err *err) {
-    cJSON *before;
-    TRY(json_read(&before, path, err));
-    ErrCode rc = ERR_OK;
-    const cJSON *item;
-    cJSON_ArrayForEach(item, now) {
-        const cJSON *other = cJSON_GetObjectItemCaseSensitive(before, item->string);
-        if (rc != ERR_OK || is_free(item->string) || (other && cJSON_Compare(item, other, 1))) continue;
-        char *was = other ? cJSON_PrintUnformatted(other) : NULL, *is = cJSON_PrintUnformatted(item);
-        rc = err_set(err, ERR_ARGUMENT, "--resume: %s was %s when the run began, now it is %s", item->string,
-                     was ? was : "absent", is ? is : "?");
-        cJSON_free(was);
-        cJSON_free(is);
-    }
-    cJSON_Delete(before);
-    return rc;
-}
 
 /* --overwrite must not remove what is to be read: the run's folder itself, or what lies in it. */
 static ErrCode check_inside(const char *flag, const char *path, const char *out, Err *err) {
@@ -143,8 +122,7 @@ static ErrCode check_inside(const char *flag, const char *path, const char *out,
                    out);
 }
 
-/* Models and event files of an earlier run; what else is there is written anew or reused. */
-static ErrCode remove_run(const char *dir, Err *err) {
+ErrCode train_cmd_remove(const char *dir, Err *err) {
     char **names;
     size_t count;
     TRY(file_list(&names, &count, dir, err));
@@ -185,7 +163,7 @@ static ErrCode begin_run(const TrainOptions *o, const FlagList *arguments, Err *
             rc = err_set(err, ERR_MEMORY, "out of memory");
     if (rc == ERR_OK && file_exists(path)) {
         if (o->resume)
-            rc = compare_options(now, path, err);
+            rc = flags_compare(now, path, FREE_KEYS, sizeof FREE_KEYS / sizeof *FREE_KEYS, err);
         else if (!o->overwrite && models)
             rc = err_set(err, ERR_ARGUMENT,
                          "%s holds a run already: continue it with --resume, or begin anew with --overwrite",
@@ -194,7 +172,7 @@ static ErrCode begin_run(const TrainOptions *o, const FlagList *arguments, Err *
     if (rc == ERR_OK && o->overwrite && !o->resume && file_exists(o->out)) {
         rc = check_inside("model", o->model, o->out, err);
         if (rc == ERR_OK) rc = check_inside("teacher", o->teacher, o->out, err);
-        if (rc == ERR_OK) rc = remove_run(o->out, err);
+        if (rc == ERR_OK) rc = train_cmd_remove(o->out, err);
     }
     if (rc == ERR_OK) rc = file_mkdirs(o->out, err);
     if (rc == ERR_OK && !(o->resume && file_exists(path))) rc = json_save(path, now, err);
@@ -252,7 +230,7 @@ static ErrCode run(const void *options, const FlagList *arguments, FILE *out, Er
     Trainer t;
     TRY(trainer_open(&t, o, arguments, err));
     const ErrCode rc = trainer_run(&t, err);
-    if (rc == ERR_OK) summary(&t, out);
+    if (rc == ERR_OK && out) summary(&t, out);
     trainer_close(&t);
     return rc;
 }

@@ -210,6 +210,20 @@ static ErrCode open_config(Trainer *t, Err *err) {
     return ERR_OK;
 }
 
+/* "LABEL=X" with a label of the data; -1: it is something else. */
+static int label_value(double *value, const Trainer *t, const char *text) {
+    const char *equals = strrchr(text, '=');
+    char *end = NULL;
+    if (!equals) return -1;
+    *value = strtod(equals + 1, &end);
+    if (end == equals + 1 || *end) return -1;
+    for (int k = 0; k < t->config.num_labels; k++)
+        if (strlen(t->config.labels[k]) == (size_t)(equals - text) &&
+            strncmp(t->config.labels[k], text, (size_t)(equals - text)) == 0)
+            return k;
+    return -1;
+}
+
 /* "balanced": rows / (K * rows of the label), over the train rows; or label=weight, others 1. */
 static ErrCode class_weights(Trainer *t, Err *err) {
     const FlagList *given = &t->options->class_weights;
@@ -217,7 +231,7 @@ static ErrCode class_weights(Trainer *t, Err *err) {
     TRY(mem_new(&t->class_weight, (size_t)K, sizeof(float), "class weights", err));
     for (int k = 0; k < K; k++) t->class_weight[k] = 1;
     for (size_t i = 0; i < given->count; i++) {
-        const char *text = given->items[i], *equals = strrchr(text, '=');
+        const char *text = given->items[i];
         if (strcmp(text, "balanced") == 0) {
             for (int k = 0; k < K; k++) {
                 const double rows = (double)shard_label_rows(t->shard, SPLIT_TRAIN, k);
@@ -226,19 +240,36 @@ static ErrCode class_weights(Trainer *t, Err *err) {
             }
             continue;
         }
-        char *end = NULL;
-        const double w = equals ? strtod(equals + 1, &end) : -1;
-        int found = -1;
-        for (int k = 0; equals && k < K; k++)
-            if (strlen(t->config.labels[k]) == (size_t)(equals - text) &&
-                strncmp(t->config.labels[k], text, (size_t)(equals - text)) == 0)
-                found = k;
-        if (found < 0 || !(w > 0 && w <= 1e6) || *end)
+        double w = 0;
+        const int k = label_value(&w, t, text);
+        if (k < 0 || !(w > 0 && w <= 1e6))
             return err_set(
                 err, ERR_ARGUMENT,
                 "class_weights: found '%s', expected 'balanced' or LABEL=WEIGHT with a label of the data",
                 text);
-        t->class_weight[found] = (float)w;
+        t->class_weight[k] = (float)w;
+    }
+    return ERR_OK;
+}
+
+/* The teacher's labels have none: what is kept are its own logits. */
+static ErrCode logit_offset(Trainer *t, Err *err) {
+    const FlagList *given = &t->options->logit_offset;
+    if (given->count == 0) return ERR_OK;
+    TRY(mem_new(&t->logit_offset, (size_t)t->config.num_labels, sizeof(float), "logit offsets", err));
+    for (size_t i = 0; i < given->count; i++) {
+        double x = 0;
+        const int k = label_value(&x, t, given->items[i]);
+        if (k < 0 || !(fabs(x) <= 100))
+            return err_set(
+                err, ERR_ARGUMENT,
+                "logit_offset: found '%s', expected LABEL=X with a label of the data and X from -100 to 100",
+                given->items[i]);
+        if (k < t->teacher.config.num_labels)
+            return err_set(err, ERR_ARGUMENT,
+                           "logit_offset: found '%s', a label of the teacher's, which has none",
+                           given->items[i]);
+        t->logit_offset[k] = (float)x;
     }
     return ERR_OK;
 }
@@ -349,6 +380,10 @@ static ErrCode open_model(Trainer *t, Err *err) {
                 err));
     TRY(mem_new(&t->ids, (size_t)limits.step_tokens, sizeof *t->ids, "a batch", err));
     TRY(class_weights(t, err));
+    TRY(logit_offset(t, err));
+    TRY(mem_new(&t->label_rows, 3 * (size_t)t->config.num_labels, sizeof *t->label_rows, "the labels", err));
+    t->label_said = t->label_rows + t->config.num_labels;
+    t->label_right = t->label_said + t->config.num_labels;
     size_t count = 0;
     double numbers = 0, learnt = 0;
     ParamView *list = params_list(&t->model.host_weights, &t->config, &count);
@@ -444,7 +479,7 @@ static ErrCode begin_or_resume(Trainer *t, Err *err) {
     TRY(ckpt_load(&t->adamw, &saved, t->last_dir, err));
     name_backend(&saved, &t->ops);
     t->state = saved;
-    t->last_score = (TrainerScore){saved.dev_loss, saved.dev_accuracy, 0};
+    t->last_score = (TrainerScore){.loss = saved.dev_loss, .accuracy = saved.dev_accuracy};
     progress_note(NULL, "resumed at step %lld of %lld", (long long)saved.step, (long long)saved.total_steps);
     TRY(batch_seek(t->batcher, saved.epoch, saved.batch, err));
     return open_metrics(t, saved.metrics_bytes, err);
@@ -468,7 +503,7 @@ static ErrCode remove_leftovers(const char *dir, Err *err) {
 }
 
 ErrCode trainer_open(Trainer *t, const TrainOptions *options, const FlagList *data, Err *err) {
-    *t = (Trainer){.options = options, .last_score = {(double)NAN, (double)NAN, 0}};
+    *t = (Trainer){.options = options, .last_score = {(double)NAN, (double)NAN, (double)NAN, 0}};
     const TrainOptions *o = options;
     ErrCode rc = file_mkdirs(o->out, err);
     if (rc == ERR_OK) rc = remove_leftovers(o->out, err);
@@ -521,6 +556,8 @@ void trainer_close(Trainer *t) {
     mem_free(t->target);
     mem_free(t->weight);
     mem_free(t->class_weight);
+    mem_free(t->logit_offset);
+    mem_free(t->label_rows);
     mem_free(t->best_dir);
     mem_free(t->last_dir);
     mem_free(t->base_path);
@@ -605,6 +642,7 @@ ErrCode trainer_step(Trainer *t, double *loss, double *norm, bool *end, Err *err
         Packed micro;
         batch_micro(t->batcher, &batch, from, d->limits.micro_tokens, &micro, &next);
         deberta_forward(d, &micro);
+        if (t->logit_offset) deberta_offset(d, t->logit_offset);
         deberta_loss(d, t->target + (size_t)from * (size_t)t->config.num_labels, t->weight + from,
                      (float)(1 / total));
         TRY(keep_answers(t, micro, ids + batch.packed.start[from], t->weight + from, (float)(1 / total),
@@ -641,9 +679,11 @@ static ErrCode evaluate(Trainer *t, TrainerScore *out, Err *err) {
     Deberta *d = &t->model;
     const int K = t->config.num_labels;
     const uint64_t most = t->options->eval_rows ? (uint64_t)t->options->eval_rows : UINT64_MAX;
-    double loss = 0;
+    double loss = 0, f1 = 0;
     uint64_t right = 0;
+    int labels = 0;
     *out = (TrainerScore){0};
+    memset(t->label_rows, 0, 3 * (size_t)K * sizeof *t->label_rows);
     TRY(batch_seek(t->dev, 0, 0, err));
     deberta_begin(d, shard_longest(t->shard), false, 0);
     while (out->rows < most) {
@@ -664,7 +704,11 @@ static ErrCode evaluate(Trainer *t, TrainerScore *out, Err *err) {
                 const float *z = logits + (size_t)s * (size_t)K;
                 int best = 0;
                 for (int k = 1; k < K; k++) best = z[k] > z[best] ? k : best;
-                right += best == batch.label[from + s];
+                const int label = batch.label[from + s];
+                right += best == label;
+                t->label_rows[label]++;
+                t->label_said[best]++;
+                t->label_right[label] += best == label;
             }
         }
         out->rows += (uint64_t)batch.packed.S;
@@ -672,6 +716,13 @@ static ErrCode evaluate(Trainer *t, TrainerScore *out, Err *err) {
     TRY(t->ops.sync(&t->ops, err));
     out->loss = loss / (double)out->rows;
     out->accuracy = (double)right / (double)out->rows;
+    for (int k = 0; k < K; k++) {
+        const uint64_t both = t->label_rows[k] + t->label_said[k];
+        if (!both) continue;
+        f1 += 2 * (double)t->label_right[k] / (double)both;
+        labels++;
+    }
+    out->macro_f1 = f1 / labels;
     return ERR_OK;
 }
 
@@ -712,13 +763,18 @@ static ErrCode evaluate_and_keep(Trainer *t, Err *err) {
     TrainerScore score;
     TRY(evaluate(t, &score, err));
     t->last_score = score;
-    const double metric =
-        strcmp(t->options->metric_for_best_model, "loss") == 0 ? -score.loss : score.accuracy;
+    const char *chosen = t->options->metric_for_best_model;
+    const double metric = strcmp(chosen, "loss") == 0       ? -score.loss
+                          : strcmp(chosen, "macro_f1") == 0 ? score.macro_f1
+                                                            : score.accuracy;
     (void)fprintf(t->metrics,
-                  "{\"step\": %lld, \"dev_loss\": %.9g, \"dev_accuracy\": %.9g, \"dev_rows\": %llu}\n",
-                  (long long)t->state.step, score.loss, score.accuracy, (unsigned long long)score.rows);
+                  "{\"step\": %lld, \"dev_loss\": %.9g, \"dev_accuracy\": %.9g, \"dev_macro_f1\": %.9g, "
+                  "\"dev_rows\": %llu}\n",
+                  (long long)t->state.step, score.loss, score.accuracy, score.macro_f1,
+                  (unsigned long long)score.rows);
     events_add(&t->events, t->state.step, "dev/loss", score.loss);
     events_add(&t->events, t->state.step, "dev/accuracy", score.accuracy);
+    events_add(&t->events, t->state.step, "dev/macro_f1", score.macro_f1);
     const bool better = t->state.best_step == 0 || metric > t->state.best_metric ||
                         (metric == t->state.best_metric && score.loss < t->state.best_loss);
     progress_note(&t->progress, "step %lld: dev accuracy %.4f, dev loss %.4f%s", (long long)t->state.step,
