@@ -18,6 +18,7 @@
 #include "data/pack_cmd.h"
 #include "data/split_cmd.h"
 #include "data/synth_cmd.h"
+#include "eval/add_domain_cmd.h"
 #include "eval/bench_cmd.h"
 #include "eval/calibrate_cmd.h"
 #include "eval/compare_cmd.h"
@@ -33,9 +34,9 @@
 #include "train/train_cmd.h"
 
 static const Command *const COMMANDS[] = {
-    &fetch_cmd,    &import_cmd,  &synth_cmd,  &augment_cmd,   &check_cmd,  &mix_cmd,     &split_cmd,
-    &tokenize_cmd, &pack_cmd,    &train_cmd,  &calibrate_cmd, &eval_cmd,   &compare_cmd, &system_cmd,
-    &live_cmd,     &predict_cmd, &export_cmd, &inspect_cmd,   &verify_cmd, &bench_cmd};
+    &fetch_cmd,    &import_cmd, &synth_cmd,   &augment_cmd,    &check_cmd,     &mix_cmd,    &split_cmd,
+    &tokenize_cmd, &pack_cmd,   &train_cmd,   &add_domain_cmd, &calibrate_cmd, &eval_cmd,   &compare_cmd,
+    &system_cmd,   &live_cmd,   &predict_cmd, &export_cmd,     &inspect_cmd,   &verify_cmd, &bench_cmd};
 enum { COMMAND_COUNT = sizeof COMMANDS / sizeof COMMANDS[0] };
 
 static void put_overview(Buf *out) {

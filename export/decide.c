@@ -70,6 +70,29 @@ static const char *const NAMES[DECIDE_SCORES] = {[DECIDE_MAX_PROBABILITY] = "max
                                                  [DECIDE_ENTROPY] = "entropy",
                                                  [DECIDE_ENERGY] = "energy"};
 
+void decide_extend(DecideRule *to, const DecideRule *from, int K, int more) {
+    const double scale = from->score == DECIDE_ENTROPY && K > 1 ? decide_log(K) / decide_log(K + more) : 1;
+    float least = 0, greatest = -INFINITY;
+    to->temperature = from->temperature;
+    to->vector = from->vector;
+    to->score = from->score;
+    to->per_class = from->per_class;
+    to->fallback = from->fallback;
+    for (int k = 0; k < K; k++) {
+        to->scale[k] = from->scale[k];
+        to->bias[k] = from->bias[k];
+        to->threshold[k] =
+            scale < 1 ? (float)(1 - (1 - (double)from->threshold[k]) * scale) : from->threshold[k];
+        least = from->bias[k] < least ? from->bias[k] : least;
+        greatest = to->threshold[k] > greatest ? to->threshold[k] : greatest;
+    }
+    for (int k = K; k < K + more; k++) {
+        to->scale[k] = 1;
+        to->bias[k] = least;
+        to->threshold[k] = greatest;
+    }
+}
+
 const char *decide_score_name(DecideScore score) {
     return score < DECIDE_SCORES ? NAMES[score] : NULL;
 }

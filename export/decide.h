@@ -58,6 +58,11 @@ ErrCode decide_alloc(DecideRule *rule, int K, Err *err) ERR_CHECKED;
 void decide_free(DecideRule *rule);
 ErrCode decide_copy(DecideRule *out, const DecideRule *from, int K, Err *err) ERR_CHECKED;
 
+/* `to` (allocated, of more labels) becomes the rule of `from` (K labels) with labels added that it does not favour: their
+ * bias is the least of the others', their threshold the greatest. The entropy's thresholds are put to the scale of so many
+ * labels, so that probabilities that keep to the old ones are answered as they were. */
+void decide_extend(DecideRule *to, const DecideRule *from, int K, int more);
+
 /* Names as in files: "max_probability"; NULL for DECIDE_ALWAYS. DECIDE_SCORES for a name that is none. */
 const char *decide_score_name(DecideScore score);
 DecideScore decide_score_find(const char *name);

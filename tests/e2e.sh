@@ -23,7 +23,7 @@ expect() {
 }
 
 # ---- help: complete, and on stdout -------------------------------------------------------------------------------------
-commands='fetch tokenize pack train calibrate eval compare system live predict export inspect verify bench'
+commands='fetch tokenize pack train add-domain calibrate eval compare system live predict export inspect verify bench'
 expect 0 'usage: router COMMAND' "$router" --help
 for command in $commands; do
     expect 0 "^  $command " "$router" help
@@ -125,6 +125,23 @@ expect 2 "fallback: 'maht' is none of the router's labels; did you mean 'math'" 
 expect 2 'expected precision=P, coverage=C or cost=FILE' "$router" calibrate "$run" --policy best
 expect 3 'no threshold shows a precision' "$router" calibrate "$run" --policy precision=0.999999 --quiet
 expect 2 'give labelled rows' "$router" calibrate "$work/calibrated"
+# A domain is added: the child, exported, is the parent's next revision, and says what it answers otherwise.
+awk 'BEGIN { split("statute court contract appeal lawyer", v)
+    for (i = 0; i < 80; i++) print "{\"text\": \"please " v[i % 5 + 1] " " v[i % 4 + 1] " the case " i "\"}" }' >"$work/law.jsonl"
+expect 0 'Revision 2: 4 labels, 1 of them new' "$router" add-domain --from "$run" --domain 'law=statutes, courts' \
+    --data "$work/law.jsonl" --max-steps 60 --out "$work/grown" --report "$work/grown.html" --max-regression 100
+expect 0 - test -s "$work/grown.html"
+expect 2 'grown holds a run already: continue it with --resume, or begin anew with --overwrite' "$router" add-domain \
+    --from "$run" --domain law --data "$work/law.jsonl" --out "$work/grown"
+expect 0 - "$router" export "$work/grown" --out "$work/grown.safetensors"
+expect 0 'law' "$router" inspect "$work/grown.safetensors"
+expect 0 'the very one, by its SHA-256' "$router" verify "$work/grown.safetensors" --parent "$work/calibrated" --max-flips 100
+expect 3 'has 3 labels, fewer than the 4 of its parent' "$router" verify "$blob" --parent "$work/grown.safetensors"
+expect 0 'answers? differ' "$router" compare "$work/calibrated" "$work/grown.safetensors" --data "$work/data.jsonl" --no-speed
+expect 0 '"label": *"law"' "$router" predict "$work/grown.safetensors" "$work/law.jsonl"
+expect 2 "there is a label 'math' already \(id 2\)" "$router" add-domain --from "$run" --domain math --data "$work/law.jsonl" \
+    --out "$work/grown2"
+expect 1 'absent' "$router" add-domain --from "$run" --domain law --data "$work/absent" --out "$work/grown2"
 printf 'please add divide the number 5\nplease doctor cough my body 1\nplease debug loop the code 2\n' >"$work/lines"
 for model in "$run" "$blob" "$blob.zst"; do
     expect 0 '"label": *"math"' "$router" predict "$model" "$work/lines" --lines
