@@ -44,10 +44,10 @@ RowsRule rowset_plain_rule(const RowsetOptions *options) {
 static ErrCode remap(cJSON *map, const FlagList *list, Err *err) {
     for (size_t i = 0; i < list->count; i++) {
         const char *text = list->items[i], *equals = strrchr(text, '=');
-        char *value = equals ? mem_strndup(text, (size_t)(equals - text)) : NULL;
         if (!equals || !map)
             return err_set(err, ERR_ARGUMENT,
                            "remap: found '%.100s', expected VALUE=LABEL beside a --label-map", text);
+        char *value = mem_strndup(text, (size_t)(equals - text));
         if (!value) return err_set(err, ERR_MEMORY, "out of memory for the label map");
         cJSON_DeleteItemFromObjectCaseSensitive(map, value);
         const bool added = cJSON_AddStringToObject(map, value, equals + 1) != NULL;
