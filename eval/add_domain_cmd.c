@@ -48,7 +48,7 @@ static const Flag FLAGS[] = {
      "Tokens computed at once; 0: as the parent's run."},
     {"learning_rate", "lr", FLAG_FLOAT, AT(learning_rate), "0", 0, 1, NULL,
      "Peak learning rate; 0: as the parent's run. The rest of the recipe is the parent's too."},
-    {"new_share", NULL, FLAG_FLOAT, AT(new_share), "0.3", 0.01, 0.99, NULL,
+    {"new_share", NULL, FLAG_FLOAT, AT(new_share), "0.2", 0.01, 0.99, NULL,
      "Share of what is seen that new rows make up; none is seen more than 20 times."},
     {"distill_weight", NULL, FLAG_FLOAT, AT(distill_weight), "1", 0, 100, NULL,
      "How much the child is held to its parent's answers on the old labels; 0: not at all."},

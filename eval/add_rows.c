@@ -257,7 +257,8 @@ static ErrCode put_replay(Gather *g, Err *err) {
     ErrCode rc = ERR_OK;
     if (r->replay->count) {
         Rows rows = {0};
-        Want want = {r->labels, r->old, NULL, NULL};
+        /* old corpora carry the old names */
+        Want want = {predict_labels(r->parent), r->old, NULL, NULL};
         rc = read_files(&rows, r->replay, r, &want, err);
         if (rc == ERR_OK) rc = label_rows(g->out, &rows, r->parent, err);
         if (rc == ERR_OK) rc = put_old(g, &rows, SPLIT_COUNT, err);

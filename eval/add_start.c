@@ -284,6 +284,14 @@ static AddRowsRule rows_rule(const AddJob *a) {
 }
 
 /* What a run that goes on cannot find out again. */
+/* An epoch of these weights: fewer than planned, where new rows are shown as often as they may be. */
+static int64_t count_steps(const AddJob *a) {
+    double seen = 0;
+    for (size_t i = 0; i < a->rows.count; i++)
+        if (a->rows.split[i] == SPLIT_TRAIN) seen += a->rows.weight[i];
+    return (int64_t)ceil(seen / (double)a->o->batch_size);
+}
+
 static ErrCode save_facts(const AddJob *a, Err *err) {
     const AddReport *r = &a->report;
     Buf text = {0};
@@ -293,7 +301,7 @@ static ErrCode save_facts(const AddJob *a, Err *err) {
         "\"pseudo\": %llu, \"retired\": %llu, \"steps\": %lld, \"logit_offset\": [",
         (unsigned long long)r->step0_rows, (unsigned long long)r->step0_same, r->step0_difference,
         (unsigned long long)r->relabelled, (unsigned long long)a->rows.pseudo,
-        (unsigned long long)a->rows.retired, (long long)a->rows.steps);
+        (unsigned long long)a->rows.retired, (long long)count_steps(a));
     for (int k = a->old; k < a->K; k++)
         buf_printf(&text, "%s%.17g", k > a->old ? ", " : "", add_rows_offset(&a->rows, &a->rule, k));
     buf_puts(&text, "]}\n");

@@ -99,6 +99,15 @@ static ErrCode train_options(TrainOptions *out, FlagList *rest, const AddJob *a,
     return rc;
 }
 
+/* For whoever adds a domain to this one. */
+static ErrCode save_recipe(const AddJob *a, const TrainOptions *o, Err *err) {
+    cJSON *options = flags_json(&train_cmd, o);
+    const ErrCode rc = options ? json_save(a->train_config, options, err)
+                               : err_set(err, ERR_MEMORY, "out of memory for the options");
+    cJSON_Delete(options);
+    return rc;
+}
+
 /* Without training: the start is the result, and the rows are packed for whoever measures it. */
 static ErrCode keep_start(const AddJob *a, const TrainOptions *o, Err *err) {
     Tokenizer *tokenizer = NULL;
@@ -112,6 +121,7 @@ static ErrCode keep_start(const AddJob *a, const TrainOptions *o, Err *err) {
         rc = flags_list_add(&rule.labels, a->child_labels[k], strlen(a->child_labels[k]), err);
     if (rc == ERR_OK) rc = tokenizer_open(&tokenizer, a->start, err);
     if (rc == ERR_OK) rc = corpus_pack(shard, &rule, tokenizer, a->threads, &reused, err);
+    if (rc == ERR_OK) rc = save_recipe(a, o, err);
     if (rc == ERR_OK) rc = grow_copy(a->best, a->start, err);
     tokenizer_close(tokenizer);
     corpus_rule_free(&rule);

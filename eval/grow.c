@@ -303,6 +303,11 @@ ErrCode grow_folder(const char *to, const char *from, const GrowRule *rule, Err 
     int split_from = -1;
     TRY(folder_open(&parent, from, err));
     ErrCode rc = weights_digest(digest, from, err);
+    if (rc == ERR_OK && !digest[0])
+        rc = err_set(err, ERR_ARGUMENT,
+                     "%s: the weights are in several files: expected one model.safetensors, whose digest "
+                     "the child can name",
+                     from);
     if (rc == ERR_OK) rc = config_copy(&child, &parent.config, err);
     if (rc == ERR_OK && rule->split_from)
         rc = find_label(&split_from, &parent.config, rule->split_from, "split-from", err);
