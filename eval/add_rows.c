@@ -251,20 +251,33 @@ static ErrCode label_rows(AddRows *out, Rows *rows, Predictor *parent, Err *err)
     return rc;
 }
 
+/* Rows of --replay carry the labels' names of today or, where a label is renamed now, its old one. */
+static ErrCode put_files(Gather *g, Err *err) {
+    const AddRowsRule *r = g->rule;
+    const size_t old = (size_t)r->old;
+    const char **names;
+    Rows rows = {0};
+    TRY(mem_new(&names, 2 * old, sizeof *names, "the labels", err));
+    for (size_t k = 0; k < old; k++) {
+        names[k] = r->labels[k];
+        names[old + k] = predict_labels(r->parent)[k];
+    }
+    Want want = {names, 2 * r->old, NULL, NULL};
+    ErrCode rc = read_files(&rows, r->replay, r, &want, err);
+    for (size_t i = 0; rc == ERR_OK && i < rows.count; i++)
+        if (rows.items[i].label >= r->old) rows.items[i].label -= r->old;
+    if (rc == ERR_OK) rc = label_rows(g->out, &rows, r->parent, err);
+    if (rc == ERR_OK) rc = put_old(g, &rows, SPLIT_COUNT, err);
+    rows_free(&rows);
+    mem_free(names);
+    return rc;
+}
+
 static ErrCode put_replay(Gather *g, Err *err) {
     const AddRowsRule *r = g->rule;
     const char *shard = predict_shard(r->parent);
     ErrCode rc = ERR_OK;
-    if (r->replay->count) {
-        Rows rows = {0};
-        /* old corpora carry the old names */
-        Want want = {predict_labels(r->parent), r->old, NULL, NULL};
-        rc = read_files(&rows, r->replay, r, &want, err);
-        if (rc == ERR_OK) rc = label_rows(g->out, &rows, r->parent, err);
-        if (rc == ERR_OK) rc = put_old(g, &rows, SPLIT_COUNT, err);
-        rows_free(&rows);
-        return rc;
-    }
+    if (r->replay->count) return put_files(g, err);
     if (!shard)
         return err_set(err, ERR_ARGUMENT,
                        "the parent's data are gone (no data.shard beside %s): name old rows with --replay, "

@@ -596,7 +596,7 @@ static void check_rows(const char *run, int domains, double new_share) {
 
 static void test_rows(void **state) {
     (void)state;
-    check_rows("base", 1, 0.3);
+    check_rows("base", 1, 0.2);
     /* new rows that are old ones of the test split but for a sign: test */
     Err err = {0};
     Rows test = {0};
