@@ -320,11 +320,12 @@ void add_report_json(Buf *out, const AddReport *r) {
                (unsigned long long)r->step0_rows, (unsigned long long)r->step0_same, r->step0_difference);
     buf_printf(out,
                "  \"rows\": {\"train\": {\"old\": %llu, \"new\": %llu, \"relabelled\": %llu, \"pseudo\": "
-               "%llu, \"left_out\": %llu}, "
+               "%llu, \"left_out\": %llu, \"replaced\": %llu}, "
                "\"steps\": %lld, \"seconds\": %.3f},\n  \"sets\": [",
                (unsigned long long)r->train_old, (unsigned long long)r->train_new,
                (unsigned long long)r->relabelled, (unsigned long long)r->pseudo,
-               (unsigned long long)r->left_out, (long long)r->steps, r->seconds);
+               (unsigned long long)r->left_out, (unsigned long long)r->replaced, (long long)r->steps,
+               r->seconds);
     for (int i = 0; i < ADD_SETS; i++) {
         const AddSet *s = &r->sets[i];
         if (!s->before) continue;

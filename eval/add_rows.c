@@ -2,6 +2,7 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "core/file.h"
@@ -161,7 +162,9 @@ typedef struct {
     const AddRowsRule *rule;
     Jsonl file;
     Buf line;
-    SplitRule split;    /* with the shares that are still to be cut */
+    SplitRule split; /* with the shares that are still to be cut */
+    uint64_t *keys;  /* (key_count) of the new texts, ascending; see split_text_key */
+    size_t key_count;
     uint64_t new_train; /* new rows that will probably be train rows */
 } Gather;
 
@@ -172,6 +175,28 @@ static void plan_splits(Gather *g, const Split *own, size_t n) {
     g->split = g->rule->split;
     for (size_t i = 0; i < n; i++)
         if (!may_train(own[i])) *shares[own[i]] = 0;
+}
+
+static int ascending(const void *a, const void *b) {
+    const uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return (x > y) - (x < y);
+}
+
+static uint64_t key_of(const Rows *rows, size_t i) {
+    return split_text_key(rows->bytes.data + rows->items[i].text_at, rows->items[i].text_len);
+}
+
+static ErrCode keep_keys(Gather *g, const Rows *rows, Err *err) {
+    TRY(mem_new(&g->keys, rows->count + 1, sizeof *g->keys, "the new rows", err));
+    g->key_count = rows->count;
+    for (size_t i = 0; i < rows->count; i++) g->keys[i] = key_of(rows, i);
+    qsort(g->keys, g->key_count, sizeof *g->keys, ascending);
+    return ERR_OK;
+}
+
+static bool is_new_too(const Gather *g, const Rows *rows, size_t i) {
+    const uint64_t key = key_of(rows, i);
+    return bsearch(&key, g->keys, g->key_count, sizeof *g->keys, ascending) != NULL;
 }
 
 static ErrCode put_new(Gather *g, Err *err) {
@@ -186,6 +211,7 @@ static ErrCode put_new(Gather *g, Err *err) {
     if (rc == ERR_OK) rc = mem_new(&own, rows.count + 1, sizeof *own, "the new rows", err);
     for (size_t i = 0; rc == ERR_OK && i < rows.count; i++) rc = split_tag(&own[i], &rows, i, err);
     if (rc == ERR_OK) plan_splits(g, own, rows.count);
+    if (rc == ERR_OK) rc = keep_keys(g, &rows, err);
     const double train = 1 - g->split.dev - g->split.calibration - g->split.test;
     for (size_t i = 0; rc == ERR_OK && i < rows.count; i++) {
         const int label = rows.items[i].label < 0 ? r->old : rows.items[i].label;
@@ -216,7 +242,10 @@ static ErrCode put_old(Gather *g, const Rows *rows, Split split, Err *err) {
     for (size_t i = 0; rc == ERR_OK && i < rows->count; i++) {
         const int label = rows->items[i].label;
         g->out->retired += !r->active[label];
-        if (r->active[label] && (!may_train(own[i]) || keep[i]))
+        if (!r->active[label] || (may_train(own[i]) && !keep[i])) continue;
+        if (may_train(own[i]) && is_new_too(g, rows, i))
+            g->out->replaced++;
+        else
             rc = put_origin(&g->file, &g->line, rows, i, r->labels[label], own[i], OLD, err);
     }
     mem_free(keep);
@@ -370,6 +399,7 @@ ErrCode add_rows_gather(AddRows *out, const AddRowsRule *rule, Err *err) {
     if (rc == ERR_OK) rc = gather(&g, mixed, divided, err);
     jsonl_abort(&g.file);
     buf_free(&g.line);
+    mem_free(g.keys);
     if (mixed) (void)remove(mixed);
     if (divided) (void)remove(divided);
     mem_free(mixed);

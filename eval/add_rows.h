@@ -3,7 +3,8 @@
  * Old rows keep the split that they had when the parent was trained. All of its dev, calibration and test rows come along,
  * and a sample of its train rows (the replay), in which labels stand by the square root of their number, so that a large
  * one does not drown the others. New rows are divided as `router data split` does: near-duplicates, of old rows too, stay on
- * one side; those that are said to be train rows too, for splits that no new row names. Rows of retired labels are left out.
+ * one side; those that are said to be train rows too, for splits that no new row names. An old train row that is among the new
+ * ones, but for case, space and punctuation, is left out: what the new file says of it counts. Rows of retired labels are left out.
  *
  * A row's weight says how often an epoch shows it (data/record.h): new train rows make up new_share of what is seen,
  * each new label an equal part of that, but none is seen more than ADD_ROWS_VISITS times.
@@ -52,8 +53,10 @@ typedef struct {
     double *weight;
     size_t count;
     int64_t steps;
-    uint64_t old_train;       /* old train rows before the replay was drawn from them */
-    uint64_t pseudo, retired; /* old rows that the parent labelled; left out */
+    uint64_t old_train; /* old train rows before the replay was drawn from them */
+    uint64_t pseudo;    /* old rows that the parent labelled */
+    uint64_t retired,
+        replaced; /* left out: of retired labels; old train rows that --data has too, with a label of its own */
 } AddRows;
 
 /* Errors name file and line: a row without a label where several are added, or with one that nobody knows. ERR_ARGUMENT: a

@@ -298,10 +298,10 @@ static ErrCode save_facts(const AddJob *a, Err *err) {
     buf_printf(
         &text,
         "{\"step0_rows\": %llu, \"step0_same\": %llu, \"step0_difference\": %.17g, \"relabelled\": %llu, "
-        "\"pseudo\": %llu, \"retired\": %llu, \"steps\": %lld, \"logit_offset\": [",
+        "\"pseudo\": %llu, \"retired\": %llu, \"replaced\": %llu, \"steps\": %lld, \"logit_offset\": [",
         (unsigned long long)r->step0_rows, (unsigned long long)r->step0_same, r->step0_difference,
         (unsigned long long)r->relabelled, (unsigned long long)a->rows.pseudo,
-        (unsigned long long)a->rows.retired, (long long)count_steps(a));
+        (unsigned long long)a->rows.retired, (unsigned long long)a->rows.replaced, (long long)count_steps(a));
     for (int k = a->old; k < a->K; k++)
         buf_printf(&text, "%s%.17g", k > a->old ? ", " : "", add_rows_offset(&a->rows, &a->rule, k));
     buf_puts(&text, "]}\n");
@@ -343,6 +343,7 @@ ErrCode add_start_facts(AddJob *a, Err *err) {
     if (rc == ERR_OK) rc = get_count(&r->relabelled, root, "relabelled", err);
     if (rc == ERR_OK) rc = get_count(&r->pseudo, root, "pseudo", err);
     if (rc == ERR_OK) rc = get_count(&r->left_out, root, "retired", err);
+    if (rc == ERR_OK) rc = get_count(&r->replaced, root, "replaced", err);
     if (rc == ERR_OK) rc = json_get_int(&r->steps, root, "steps", 1, INT64_C(1) << 53, err);
     if (rc == ERR_OK) rc = get_offsets(a, root, err);
     cJSON_Delete(root);
