@@ -154,9 +154,9 @@ static ErrCode remove_file(const char *path, Err *err) {
 /* A continued run has the options that it began with; one that is there already is not lost by accident. One that was
  * refused has saved nothing, and is no run. */
 static ErrCode begin(AddJob *a, Err *err) {
-    static const char *const FREE[] = {"resume",    "overwrite",  "threads",        "quiet",    "json",
-                                       "report",    "show_flips", "max_regression", "held_out", "filter",
-                                       "map_field", "label_map",  "skip_unknown"};
+    static const char *const FREE[] = {"resume",    "overwrite",  "threads",        "quiet",       "json",
+                                       "report",    "show_flips", "max_regression", "held_out",    "filter",
+                                       "map_field", "label_map",  "remap",          "skip_unknown"};
     const AddDomainOptions *o = a->o;
     cJSON *now = flags_json(&add_domain_cmd, o);
     if (!now) return err_set(err, ERR_MEMORY, "out of memory for the options");
@@ -270,7 +270,7 @@ static ErrCode run(AddJob *a, FILE *out, Err *err) {
     if (kept != ERR_OK && kept != ERR_GATE) return kept;
     TRY(predict_open(&a->child, o->out, &rule, a->threads, err));
     if (o->head_only) a->report.steps = 0;
-    a->report.seconds = progress_clock() - a->started;
+    if (!o->resume) a->report.seconds = progress_clock() - a->started;
     TRY(measure(a, err));
     TRY(print(a, out, err));
     if (kept != ERR_OK) return kept;

@@ -321,11 +321,15 @@ void add_report_json(Buf *out, const AddReport *r) {
     buf_printf(out,
                "  \"rows\": {\"train\": {\"old\": %llu, \"new\": %llu, \"relabelled\": %llu, \"pseudo\": "
                "%llu, \"left_out\": %llu, \"replaced\": %llu}, "
-               "\"steps\": %lld, \"seconds\": %.3f},\n  \"sets\": [",
+               "\"steps\": %lld, \"seconds\": ",
                (unsigned long long)r->train_old, (unsigned long long)r->train_new,
                (unsigned long long)r->relabelled, (unsigned long long)r->pseudo,
-               (unsigned long long)r->left_out, (unsigned long long)r->replaced, (long long)r->steps,
-               r->seconds);
+               (unsigned long long)r->left_out, (unsigned long long)r->replaced, (long long)r->steps);
+    if (r->seconds > 0)
+        buf_printf(out, "%.3f", r->seconds);
+    else
+        buf_puts(out, "null");
+    buf_puts(out, "},\n  \"sets\": [");
     for (int i = 0; i < ADD_SETS; i++) {
         const AddSet *s = &r->sets[i];
         if (!s->before) continue;
@@ -434,7 +438,8 @@ static void put_words(Buf *out, const AddReport *r) {
         buf_printf(out, ", about %lld steps", (long long)r->steps);
     else
         buf_puts(out, ", the head alone");
-    buf_printf(out, "; %.0f s with preparation. ", r->seconds);
+    if (r->seconds > 0) buf_printf(out, "; %.0f s with preparation", r->seconds);
+    buf_puts(out, ". ");
     buf_printf(out, "Before training the grown head decided %llu of %llu old prompts as the parent does.",
                (unsigned long long)r->step0_same, (unsigned long long)r->step0_rows);
 }

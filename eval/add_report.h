@@ -8,7 +8,8 @@
  *   parent, child  {path, revision, labels: their number, bytes: of the model, ms_per_prompt}
  *   labels         [{label, id, added, retired, was: the parent's name where it is another}]
  *   step0          {rows, same: of the parent's decisions, logit_difference: the largest of an old label}: before training
- *   rows           {train: {old, new, relabelled, pseudo, left_out, replaced}, steps, seconds: of preparing and training}
+ *   rows           {train: {old, new, relabelled, pseudo, left_out, replaced}, steps, seconds: of preparing and training, null
+ *                 where the run was resumed}
  *   sets           [one for the test split, and one for --held-out:
  *     {set, old: null or {n, accuracy: {before, after, difference: intervals}, macro_f1: likewise, flips: {count, rate,
  *         fixed, broken, other}, mcnemar_p: mid-p,
@@ -64,7 +65,7 @@ typedef struct {
     uint64_t train_old, train_new, relabelled, pseudo;
     uint64_t left_out, replaced; /* rows of retired labels; old ones that --data has too */
     int64_t steps;
-    double seconds;
+    double seconds; /* 0: the run was resumed */
     AddSet sets[ADD_SETS];
     const CalibrateModel *calibration; /* NULL: none */
     double max_regression;             /* points; below 0: no gate */
