@@ -101,7 +101,7 @@ ErrCode chat_read(Chat *c, const cJSON *object, Err *err) {
     TRY(json_get_bool(&c->stream, object, "stream", err));
     TRY(json_get_bool(&c->send_seed, object, "send_seed", err));
     if (cJSON_IsNull(member(object, "temperature")))
-        c->temperature = NAN;
+        c->temperature = (double)NAN;
     else
         TRY(json_get_double(&c->temperature, object, "temperature", 0, 5, err));
     TRY(json_get_double(&c->top_p, object, "top_p", 0, 1, err));
