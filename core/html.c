@@ -106,6 +106,12 @@ void html_text(Buf *out, const char *fmt, ...) {
     buf_free(&text);
 }
 
+void html_text_of(Buf *out, Buf *text) {
+    out->failed |= text->failed;
+    if (text->data) html_text(out, "%s", text->data);
+    buf_clear(text);
+}
+
 /* ---- tables ---- */
 
 static bool is_number(const char *s) {

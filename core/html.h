@@ -16,6 +16,7 @@ void html_end(Buf *out);
 
 void html_section(Buf *out, const char *title);                  /* ends the one before */
 void html_text(Buf *out, const char *fmt, ...) ERR_PRINTF(2, 3); /* a paragraph */
+void html_text_of(Buf *out, Buf *text); /* of what is in text, which is emptied; nothing: none */
 void html_escape(Buf *out, const char *s, size_t n);
 
 /* head: `columns` texts, or NULL; cells: (rows, columns) texts, NULL for an empty one. Cells that begin with a digit or a sign

@@ -473,11 +473,6 @@ static void put_speed(Buf *out, const AddReport *r) {
 
 /* ---- the table ---- */
 
-static void put_grid(Buf *out, Grid *g) {
-    grid_text(out, g);
-    grid_free(g);
-}
-
 void add_report_table(Buf *out, const AddReport *r) {
     Grid g;
     put_words(out, r);
@@ -492,17 +487,17 @@ void add_report_table(Buf *out, const AddReport *r) {
             put_old_words(out, s);
             buf_puts(out, "\n");
             fill_old(&g, r, s);
-            put_grid(out, &g);
+            grid_end_text(out, &g);
         }
         fill_new(&g, r, s);
-        put_grid(out, &g);
+        grid_end_text(out, &g);
         if (s->values) {
             fill_values(&g, r, s);
-            put_grid(out, &g);
+            grid_end_text(out, &g);
         }
         if (!s->compare.flip_count || !r->flips) continue;
         fill_flips(&g, r, s, r->flips, TABLE_TEXT);
-        put_grid(out, &g);
+        grid_end_text(out, &g);
     }
     if (r->calibration) {
         buf_puts(out, "\ncalibrated anew: ");
@@ -515,17 +510,6 @@ void add_report_table(Buf *out, const AddReport *r) {
 }
 
 /* ---- the page ---- */
-
-static void page_grid(Buf *out, Grid *g) {
-    grid_html(out, g);
-    grid_free(g);
-}
-
-static void page_text(Buf *out, Buf *text) {
-    out->failed |= text->failed;
-    if (text->data) html_text(out, "%s", text->data);
-    buf_clear(text);
-}
 
 /* F1 of each label, the parent's above the child's; new labels have the child's alone. */
 static void page_bars(Buf *out, const AddReport *r, const AddSet *s) {
@@ -570,40 +554,40 @@ static void page_set(Buf *out, Buf *text, const AddReport *r, const AddSet *s) {
     html_section(out, s->rows.name.data);
     if (s->old_count) {
         put_old_words(text, s);
-        page_text(out, text);
+        html_text_of(out, text);
         page_bars(out, r, s);
         fill_old(&g, r, s);
-        page_grid(out, &g);
+        grid_end_html(out, &g);
     }
     fill_new(&g, r, s);
-    page_grid(out, &g);
+    grid_end_html(out, &g);
     if (s->old_count) page_moves(out, r, s);
     if (s->values) {
         html_text(out, "Values whose answers changed, or that belong to a new label:");
         fill_values(&g, r, s);
-        page_grid(out, &g);
+        grid_end_html(out, &g);
     }
     if (!s->compare.flip_count) return;
     html_text(out, "Old rows that get another answer, those that both are surest of first:");
     fill_flips(&g, r, s, PAGE_FLIPS, PAGE_TEXT);
-    page_grid(out, &g);
+    grid_end_html(out, &g);
 }
 
 void add_report_html(Buf *out, const AddReport *r) {
     Buf text = {0};
     html_begin(out, "A router with more domains", r->child);
     put_words(&text, r);
-    page_text(out, &text);
+    html_text_of(out, &text);
     put_speed(&text, r);
-    page_text(out, &text);
+    html_text_of(out, &text);
     if (r->max_regression >= 0) {
         put_gate(&text, r);
-        page_text(out, &text);
+        html_text_of(out, &text);
     }
     if (r->calibration) {
         buf_puts(&text, "Calibrated anew: ");
         calibrate_report_line(&text, r->calibration);
-        page_text(out, &text);
+        html_text_of(out, &text);
     }
     for (int i = 0; i < ADD_SETS; i++)
         if (r->sets[i].before) page_set(out, &text, r, &r->sets[i]);

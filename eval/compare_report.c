@@ -333,53 +333,36 @@ static void put_flip_words(Buf *out, const CompareReport *r, size_t shown) {
     buf_puts(out, c->flip_count && shown ? ":" : ".");
 }
 
-static void put_grid(Buf *out, Grid *g) {
-    grid_text(out, g);
-    grid_free(g);
-}
-
 void compare_report_table(Buf *out, const CompareReport *r) {
     Grid g;
     fill_sides(&g, r);
-    put_grid(out, &g);
+    grid_end_text(out, &g);
     buf_puts(out, "\n");
     buf_printf(out, "set     %s\n", r->set->name.data);
     put_words(out, r);
     buf_puts(out, "\n\n");
     fill_measures(&g, r->compare);
-    put_grid(out, &g);
+    grid_end_text(out, &g);
     buf_puts(out, "\n");
     put_mcnemar(out, r->compare);
     buf_puts(out, "\n\n");
     fill_classes(&g, r);
-    put_grid(out, &g);
+    grid_end_text(out, &g);
     buf_puts(out, "\n");
     put_flip_words(out, r, r->flips);
     buf_puts(out, "\n");
     if (r->compare->flip_count && r->flips) {
         fill_flips(&g, r, r->flips, TEXT_FLIP);
-        put_grid(out, &g);
+        grid_end_text(out, &g);
     }
     if (!r->rules) return;
     buf_puts(out, "\n");
     fill_rules(&g, r);
-    put_grid(out, &g);
+    grid_end_text(out, &g);
     buf_printf(out, "%zu of %zu rules passed\n", r->rules->count - r->rules->failed, r->rules->count);
 }
 
 /* ---- the page ---- */
-
-static void page_grid(Buf *out, Grid *g) {
-    grid_html(out, g);
-    grid_free(g);
-}
-
-/* A paragraph of what was put into `text`, which is emptied. */
-static void page_text(Buf *out, Buf *text) {
-    out->failed |= text->failed;
-    if (text->data) html_text(out, "%s", text->data);
-    buf_clear(text);
-}
 
 /* Recall of each class, A above B. */
 static void page_bars(Buf *out, const CompareReport *r) {
@@ -408,28 +391,28 @@ void compare_report_html(Buf *out, const CompareReport *r) {
     Buf text = {0};
     html_begin(out, "Two routers compared", r->set->name.data);
     fill_sides(&g, r);
-    page_grid(out, &g);
+    grid_end_html(out, &g);
     put_words(&text, r);
-    page_text(out, &text);
+    html_text_of(out, &text);
     if (r->rules) {
         html_section(out, r->rules->failed ? "The gate failed" : "The gate passed");
         fill_rules(&g, r);
-        page_grid(out, &g);
+        grid_end_html(out, &g);
     }
     html_section(out, "Measures");
     fill_measures(&g, r->compare);
-    page_grid(out, &g);
+    grid_end_html(out, &g);
     put_mcnemar(&text, r->compare);
-    page_text(out, &text);
+    html_text_of(out, &text);
     html_section(out, "Classes");
     page_bars(out, r);
     fill_classes(&g, r);
-    page_grid(out, &g);
+    grid_end_html(out, &g);
     html_section(out, "Answers that differ");
     put_flip_words(&text, r, PAGE_FLIPS);
-    page_text(out, &text);
+    html_text_of(out, &text);
     fill_flips(&g, r, PAGE_FLIPS, PAGE_FLIP);
-    page_grid(out, &g);
+    grid_end_html(out, &g);
     html_end(out);
     buf_free(&text);
 }

@@ -104,6 +104,16 @@ void grid_free(Grid *grid) {
     *grid = (Grid){0};
 }
 
+void grid_end_text(Buf *out, Grid *grid) {
+    grid_text(out, grid);
+    grid_free(grid);
+}
+
+void grid_end_html(Buf *out, Grid *grid) {
+    grid_html(out, grid);
+    grid_free(grid);
+}
+
 const char *grid_count(char out[32], uint64_t n) {
     char digits[24];
     const int len = snprintf(digits, sizeof digits, "%llu", (unsigned long long)n);

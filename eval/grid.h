@@ -39,6 +39,10 @@ void grid_text(Buf *out, const Grid *grid);
 void grid_html(Buf *out, const Grid *grid);
 void grid_free(Grid *grid);
 
+/* The same two, and frees it. */
+void grid_end_text(Buf *out, Grid *grid);
+void grid_end_html(Buf *out, Grid *grid);
+
 /* 22394 as "22,394". */
 const char *grid_count(char out[32], uint64_t n);
 

@@ -403,8 +403,7 @@ static void put_frontier_words(Buf *out, const SystemReport *r, size_t most) {
 /* ---- text ---- */
 
 static void put_grid(Buf *out, Grid *g) {
-    grid_text(out, g);
-    grid_free(g);
+    grid_end_text(out, g);
     buf_puts(out, "\n");
 }
 
@@ -438,17 +437,6 @@ void system_report_table(Buf *out, const SystemReport *r) {
 }
 
 /* ---- the page ---- */
-
-static void page_grid(Buf *out, Grid *g) {
-    grid_html(out, g);
-    grid_free(g);
-}
-
-static void page_text(Buf *out, Buf *text) {
-    out->failed |= text->failed;
-    if (text->data) html_text(out, "%s", text->data);
-    buf_clear(text);
-}
 
 /* Singles, systems and those that cannot be had, each with its name, and the main map's curve. */
 static void page_plane(Buf *out, const SystemReport *r) {
@@ -549,34 +537,34 @@ void system_report_html(Buf *out, const SystemReport *r) {
     html_begin(out, "A router and its experts", r->set->name.data);
     html_text(out, "Router: %s (%s). Experts: %s.", r->path, r->kind, r->experts->path);
     put_words(&text, r);
-    page_text(out, &text);
+    html_text_of(out, &text);
     fill_lines(&g, r);
-    page_grid(out, &g);
+    grid_end_html(out, &g);
     page_plane(out, r);
     html_section(out, "Who answers what");
     fill_maps(&g, r);
-    page_grid(out, &g);
+    grid_end_html(out, &g);
     html_section(out, "What misrouting costs");
     put_lost(&text, r);
-    page_text(out, &text);
+    html_text_of(out, &text);
     fill_misrouting(&g, r, PAGE_CELLS);
-    page_grid(out, &g);
+    grid_end_html(out, &g);
     page_confusion(out, r);
     html_section(out, "When the router is not sure");
     put_curve_words(&text, r);
-    page_text(out, &text);
+    html_text_of(out, &text);
     fill_curve(&g, r, 5);
-    page_grid(out, &g);
+    grid_end_html(out, &g);
     html_section(out, "Budget and quality");
     put_frontier_words(&text, r, SIZE_MAX);
-    page_text(out, &text);
+    html_text_of(out, &text);
     page_frontier(out, r);
     fill_frontier(&g, r, SIZE_MAX);
-    page_grid(out, &g);
+    grid_end_html(out, &g);
     if (r->system->two.there) {
         html_section(out, "Two models");
         put_two(&text, r);
-        page_text(out, &text);
+        html_text_of(out, &text);
     }
     html_end(out);
     buf_free(&text);
