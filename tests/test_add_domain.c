@@ -1,8 +1,6 @@
 /* tests/test_add_domain.c - `router add-domain` as its users meet it, on a tiny model that tells prompts apart by one word:
  * what it learns, what it keeps, what it reports (against the same counted here), stopped runs, and what it refuses.
  * tests/test_grow.c has the head by itself. */
-#include <fcntl.h>
-#include <signal.h>
 #include <sys/stat.h>
 
 #include "core/file.h"
@@ -17,6 +15,7 @@
 #include "eval/predict.h"
 #include "model/safetensors.h"
 #include "model/weights.h"
+#include "tests/program.h"
 #include "tests/tiny_spm.h"
 #include "tests/unit.h"
 #include "train/train_cmd.h"
@@ -62,21 +61,16 @@ static void save_lines(const char *name) {
 
 /* ---- running ---- */
 
+/* What all runs have. */
+#define OPTIONS(out)                                                                                    \
+    "--from", in_folder("parent"), "--out", in_folder("%s", out), "--batch_size", path_of("%d", BATCH), \
+        "--max_steps", path_of("%d", STEPS), "--test_share=0.25", "--calibration_share=0.1", "--quiet"
+
 /* `router add-domain` of the parent, or of the run that is named in `options`; they end with NULL. */
 static ErrCode add(const char *out, Buf *printed, Err *err, const char *const *options) {
-    const char *args[MOST_ARGUMENTS + 1] = {"--from",
-                                            in_folder("parent"),
-                                            "--out",
-                                            in_folder("%s", out),
-                                            "--batch_size",
-                                            path_of("%d", BATCH),
-                                            "--max_steps",
-                                            path_of("%d", STEPS),
-                                            "--test_share=0.25",
-                                            "--calibration_share=0.1",
-                                            "--threads=1",
-                                            "--quiet"};
-    int n = 12;
+    const char *args[MOST_ARGUMENTS + 1] = {OPTIONS(out), "--threads=1"};
+    int n = 0;
+    while (args[n]) n++;
     for (; *options; options++) {
         assert_true(n < MOST_ARGUMENTS);
         args[n++] = *options;
@@ -1064,65 +1058,14 @@ static void test_no_data(void **state) {
 
 /* ---- stopped runs ---- */
 
-typedef struct {
-    pid_t pid;
-    double started;
-} Run;
-
 static Run start(const char *out, const char *const *options) {
-    const char *args[48] = {ROUTER_PROGRAM,
-                            "add-domain",
-                            "--from",
-                            in_folder("parent"),
-                            "--out",
-                            in_folder("%s", out),
-                            "--batch_size",
-                            path_of("%d", BATCH),
-                            "--max_steps",
-                            path_of("%d", STEPS),
-                            "--test_share=0.25",
-                            "--calibration_share=0.1",
-                            "--quiet",
+    const char *args[48] = {ROUTER_PROGRAM,        "add-domain", OPTIONS(out),
                             "--precision=fp32", /* auto measures which is faster: other bits on another day */
-                            "--relabel=above=0.9",
-                            LAW_DATA};
+                            "--relabel=above=0.9", LAW_DATA};
     int n = 0;
     while (args[n]) n++;
     for (; *options; options++) args[n++] = *options;
-    (void)fflush(NULL);
-    const Run run = {fork(), progress_clock()};
-    if (run.pid < 0) fail_msg("fork failed"); /* kill(-1, ...) would end everything */
-    if (run.pid != 0) return run;
-    const int log = open(in_folder("stderr"), O_WRONLY | O_CREAT | O_TRUNC, 0600),
-              null = open("/dev/null", O_WRONLY);
-    if (log < 0 || null < 0 || dup2(log, 2) < 0 || dup2(null, 1) < 0) _exit(99);
-    (void)execv(ROUTER_PROGRAM, (char *const *)(uintptr_t)args);
-    _exit(98);
-}
-
-static const char *messages(void) {
-    static Buf text;
-    read_file(&text, in_folder("stderr"));
-    return text.data;
-}
-
-static void expect(int status, Run run) {
-    const int found = finish(run.pid);
-    if (found != status) fail_msg("exit status %d, expected %d: %s", found, status, messages());
-}
-
-static void wait_seconds(double seconds) {
-    const struct timespec t = {(time_t)seconds, (long)((seconds - floor(seconds)) * 1e9)};
-    (void)nanosleep(&t, NULL);
-}
-
-static void assert_same_file(const char *a, const char *b) {
-    Buf x = {0}, y = {0};
-    read_file(&x, a);
-    read_file(&y, b);
-    if (x.len != y.len || memcmp(x.data, y.data, x.len) != 0) fail_msg("%s and %s differ", a, b);
-    buf_free(&x);
-    buf_free(&y);
+    return spawn(args);
 }
 
 /* Without what a clock says. */

@@ -1,10 +1,6 @@
 /* tests/test_train.c - `router train` as its users meet it: same bits twice, interrupted, killed, on a full disk,
  * with weights that are not finite, with options that differ. The program itself is run, on a tiny model and a few
  * hundred prompts; what it leaves behind is compared byte by byte. */
-#include <fcntl.h>
-#include <signal.h>
-#include <sys/resource.h>
-
 #include "core/file.h"
 #include "core/flags.h"
 #include "core/json.h"
@@ -13,6 +9,7 @@
 #include "core/rng.h"
 #include "model/ops_x86.h"
 #include "model/safetensors.h"
+#include "tests/program.h"
 #include "tests/tiny_spm.h"
 #include "tests/unit.h"
 #include "train/train_cmd.h"
@@ -24,40 +21,12 @@ static const char *const CONFIG = ROUTER_SOURCE_DIR "/configs/model-tiny.json";
 
 /* ---- running ---- */
 
-typedef struct {
-    pid_t pid;
-    double started;
-} Run;
-
-static rlim_t file_limit = RLIM_INFINITY; /* what the disk can still take, for the next run */
-
 /* `router train` on the prompts with these options, NULL at the end. */
 static Run start(const char *out, const char *const *options) {
     const char *args[64] = {ROUTER_PROGRAM, "train", in_folder("prompts.jsonl"), "--out", out, "--quiet"};
     int n = 6;
     for (; options && *options; options++) args[n++] = *options;
-    (void)fflush(NULL);
-    const Run run = {fork(), progress_clock()};
-    if (run.pid < 0) fail_msg("fork failed"); /* kill(-1, ...) would end everything */
-    if (run.pid != 0) return run;
-    const int log = open(in_folder("stderr"), O_WRONLY | O_CREAT | O_TRUNC, 0600),
-              null = open("/dev/null", O_WRONLY);
-    const struct rlimit limit = {file_limit, file_limit};
-    if (log < 0 || null < 0 || dup2(log, 2) < 0 || dup2(null, 1) < 0 || setrlimit(RLIMIT_FSIZE, &limit) != 0)
-        _exit(99);
-    (void)execv(ROUTER_PROGRAM, (char *const *)(uintptr_t)args);
-    _exit(98);
-}
-
-static const char *messages(void) {
-    static Buf text;
-    read_file(&text, in_folder("stderr"));
-    return text.data;
-}
-
-static void expect(int status, Run run) {
-    const int found = finish(run.pid);
-    if (found != status) fail_msg("exit status %d, expected %d: %s", found, status, messages());
+    return spawn(args);
 }
 
 #define WITH(...) ((const char *const[]){__VA_ARGS__, NULL})
@@ -68,16 +37,6 @@ static void expect(int status, Run run) {
 #define TUNED   COMMON, "--model", begin_at
 
 /* ---- comparing ---- */
-
-static void assert_same_file(const char *a, const char *b) {
-    Buf x = {0}, y = {0};
-    Err err = {0};
-    OK(file_read(&x, a, 1 << 26, &err));
-    OK(file_read(&y, b, 1 << 26, &err));
-    if (x.len != y.len || memcmp(x.data, y.data, x.len) != 0) fail_msg("%s and %s differ", a, b);
-    buf_free(&x);
-    buf_free(&y);
-}
 
 static void assert_same_folder(const char *a, const char *b) {
     Err err = {0};
@@ -112,11 +71,6 @@ static void assert_same_run(const char *a, const char *b) {
         if (strstr(names[i], ".tmp") || strstr(names[i], ".old"))
             fail_msg("%s/%s was left behind", b, names[i]);
     file_list_free(names, count);
-}
-
-static void wait_seconds(double seconds) {
-    const struct timespec t = {(time_t)seconds, (long)((seconds - floor(seconds)) * 1e9)};
-    (void)nanosleep(&t, NULL);
 }
 
 static int64_t state_step(const char *run) {
