@@ -126,6 +126,17 @@ static ErrCode check_apart(const AddJob *a, Err *err) {
     return err_set(err, ERR_ARGUMENT, "--out: found %s, the parent's folder, which stays as it is", out);
 }
 
+/* Training would refuse it too, but only when all is prepared. */
+static ErrCode check_layers(const AddJob *a, Err *err) {
+    Config config;
+    TRY(config_read(&config, predict_path(a->parent), err));
+    const int layers = config.num_hidden_layers;
+    config_free(&config);
+    if (a->o->freeze_layers <= layers) return ERR_OK;
+    return err_set(err, ERR_ARGUMENT, "freeze_layers: found %lld, but the model's num_hidden_layers is %d",
+                   (long long)a->o->freeze_layers, layers);
+}
+
 static ErrCode in_out(char **path, const AddJob *a, const char *name, Err *err) {
     *path = file_join(a->o->out, name);
     return *path ? ERR_OK : err_set(err, ERR_MEMORY, "out of memory for a path");
@@ -254,6 +265,7 @@ static ErrCode run(AddJob *a, FILE *out, Err *err) {
                        "--from: %s is an exported file, which cannot be trained: expected its run folder",
                        o->from);
     TRY(check_apart(a, err));
+    TRY(check_layers(a, err));
     TRY(begin(a, err));
     const ErrCode ready =
         o->resume && file_exists(a->start) ? add_start_read(a, a->start, err) : add_start_prepare(a, err);

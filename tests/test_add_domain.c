@@ -1232,6 +1232,9 @@ static void test_refused_options(void **state) {
 /* However it is spelt, and with --overwrite too. */
 static void test_refused_places(void **state) {
     (void)state;
+    refused_as(ERR_ARGUMENT, "layers", "freeze_layers: found 9, but the model's num_hidden_layers is 2",
+               ARGS(LAW_DATA, "--freeze-layers=9"));
+    assert_false(file_exists(in_folder("layers"))); /* nothing was begun */
     static const char *const SPELT[] = {"parent", "parent/", "./parent/../parent", "parent/model-best"};
     Err err = {0};
     for (size_t i = 0; i < sizeof SPELT / sizeof *SPELT; i++)
