@@ -111,9 +111,18 @@ void batch_close(Batcher *b) {
     mem_free(b);
 }
 
+/* Is row `number` of n the one that its stretch gives the sample? Stretch j of the m is [j * n / m, (j + 1) * n / m). */
+static bool sampled(const BatchRule *rule, uint64_t n, uint64_t number) {
+    const uint64_t m = rule->sample;
+    if (m == 0 || m >= n || n > UINT32_MAX) return true; /* below, products fit 64 bits */
+    const uint64_t j = ((number + 1) * m + n - 1) / n - 1, low = j * n / m, high = (j + 1) * n / m;
+    return number == low + rng_bits(rng_key(rule->seed, "sample", 0), j) % (high - low);
+}
+
 /* How often a row occurs in an epoch. */
-static size_t visits_of(const BatchRule *rule, uint64_t epoch, float weight, uint64_t number) {
-    if (rule->ordered) return 1;
+static size_t visits_of(const Batcher *b, uint64_t epoch, float weight, uint64_t number) {
+    const BatchRule *rule = &b->rule;
+    if (rule->ordered) return sampled(rule, shard_rows(b->shard, rule->split), number);
     const size_t whole = (size_t)weight; /* at most 1000: shard_read checks it */
     const double part = (double)weight - (double)whole;
     return whole + (part > 0 && rng_uniform(rng_key(rule->seed, "visits", epoch), number) < part);
@@ -123,12 +132,11 @@ ErrCode batch_count(Batcher *b, uint64_t epoch, uint64_t *count, Err *err) {
     const uint64_t rows = (uint64_t)b->rule.batch_rows;
     uint64_t visits = 0;
     ErrCode rc = ERR_OK;
-    if (b->rule.ordered) visits = shard_rows(b->shard, b->rule.split);
     ShardBlock block = {0};
-    for (size_t i = 0; i < b->block_count && !b->rule.ordered && rc == ERR_OK; i++) {
+    for (size_t i = 0; i < b->block_count && rc == ERR_OK; i++) {
         rc = shard_read(b->shard, &block, b->rule.split, i, false, err);
         for (size_t k = 0; k < block.count; k++)
-            visits += visits_of(&b->rule, epoch, block.rows[k].weight, block.first + k);
+            visits += visits_of(b, epoch, block.rows[k].weight, block.first + k);
     }
     shard_block_free(&block);
     *count = (visits + rows - 1) / rows;
@@ -190,7 +198,7 @@ static ErrCode fill(Batcher *b, Err *err) {
         }
         const ShardRow *row = &b->block.rows[b->at];
         const uint64_t number = b->block.first + b->at;
-        if (b->repeat == SIZE_MAX) b->repeat = visits_of(&b->rule, b->epoch, row->weight, number);
+        if (b->repeat == SIZE_MAX) b->repeat = visits_of(b, b->epoch, row->weight, number);
         const size_t take = least(b->repeat, b->visit_cap - b->visits);
         if (take) TRY(keep(b, row, number, err));
         for (size_t i = 0; i < take; i++) b->visit[b->visits++] = (uint32_t)(b->kept_count - 1);

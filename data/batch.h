@@ -38,6 +38,9 @@ typedef struct {
     bool ordered;   /* file order, no weights: evaluation */
     bool with_text;
     uint64_t seed;
+    /* With ordered: so many rows, one at random of each of as many equal stretches of the split, so that files that lie one
+     * label behind the other give each label its part. 0: all. */
+    uint64_t sample;
 } BatchRule;
 
 /* Ready at the beginning of epoch 0. The shard is borrowed and must outlive the Batcher. All memory is taken

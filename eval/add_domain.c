@@ -29,7 +29,6 @@ static void close_all(AddJob *a) {
     mem_free(a->active);
     mem_free(a->retired);
     mem_free(a->labels);
-    mem_free(a->logit_offset);
     mem_free(a->renames);
     buf_free(&a->names);
     char *const paths[] = {a->grown,        a->start,        a->rows_path,    a->suspects_path,

@@ -32,8 +32,7 @@ typedef struct {
     int K, old;
     AddRows rows;
     AddRowsRule rule;
-    double *logit_offset; /* (domains): see add_rows_offset */
-    double relabel;       /* from which probability; above 1: never */
+    double relabel; /* from which probability; above 1: never */
     CalibrateModel calibration;
     bool calibrated;
     AddReport report;

@@ -121,14 +121,23 @@ static void share_out(uint64_t *take, const uint64_t *rows, int K, uint64_t most
     }
 }
 
+/* Which of n rows are dev rows that choosing the step can do without, a sample being as good: keep[i] becomes false. */
+static void thin_dev(bool *keep, const Split *own, size_t n, uint64_t seed) {
+    const uint64_t key = rng_key(seed, "dev", 0);
+    size_t dev = 0;
+    for (size_t i = 0; i < n; i++) dev += own[i] == SPLIT_DEV;
+    for (size_t i = 0; i < n; i++)
+        if (own[i] == SPLIT_DEV) keep[i] = rng_uniform(key, i) * (double)dev < ADD_ROWS_DEV;
+}
+
 /* Rows that are held out are no part of the replay; those that name no split mostly are. */
 static bool may_train(Split own) {
     return own == SPLIT_TRAIN || own == SPLIT_COUNT;
 }
 
-/* keep (rows->count): the sample of those that may train, whose number *total grows by. own (rows->count): their splits. */
-static ErrCode sample(bool *keep, uint64_t *total, const Rows *rows, const Split *own, const AddRowsRule *r,
-                      uint64_t most, Err *err) {
+/* keep (rows->count): the sample of those that may train. own (rows->count): their splits. */
+static ErrCode sample(bool *keep, const Rows *rows, const Split *own, const AddRowsRule *r, uint64_t most,
+                      Err *err) {
     uint64_t *count = NULL, *take = NULL;
     uint32_t *order = NULL;
     const size_t n = rows->count;
@@ -140,13 +149,13 @@ static ErrCode sample(bool *keep, uint64_t *total, const Rows *rows, const Split
             order[i] = (uint32_t)i;
             if (!r->active[rows->items[i].label] || !may_train(own[i])) continue;
             count[rows->items[i].label]++;
-            (*total)++;
         }
         share_out(take, count, r->old, most);
         rng_shuffle(order, n, rng_key(r->split.seed, "replay", 0));
         for (size_t j = 0; j < n; j++) {
             uint64_t *left = &take[rows->items[order[j]].label];
-            keep[order[j]] = may_train(own[order[j]]) && *left > 0;
+            if (!may_train(own[order[j]])) continue;
+            keep[order[j]] = *left > 0;
             *left -= keep[order[j]];
         }
     }
@@ -225,11 +234,22 @@ static ErrCode put_new(Gather *g, Err *err) {
     return rc;
 }
 
+/* How much of what is seen is new, and how many steps there are: when it is known how many train rows are old. */
+static void plan(Gather *g) {
+    const AddRowsRule *r = g->rule;
+    AddRows *a = g->out;
+    const double rows = (double)g->new_train, least = ADD_ROWS_SHARE_MIN * (r->K - r->old);
+    const double occurs = rows / (rows + (double)a->old_train);
+    a->new_share = r->new_share > 0 ? r->new_share : fmin(fmax(occurs, least), ADD_ROWS_SHARE_MAX);
+    a->steps = r->steps;
+    if (a->steps) return;
+    a->steps = (int64_t)ceil(ADD_ROWS_VISITS * rows / ((double)r->batch * a->new_share));
+    if (a->steps > ADD_ROWS_STEPS_MAX) a->steps = ADD_ROWS_STEPS_MAX;
+}
+
 /* Rows [0, count) of one split, or where it is SPLIT_COUNT of the split that each names. */
 static ErrCode put_old(Gather *g, const Rows *rows, Split split, Err *err) {
     const AddRowsRule *r = g->rule;
-    const uint64_t seen = (uint64_t)((double)(g->out->steps * r->batch) * (1 - r->new_share));
-    const uint64_t most = r->replay_rows ? (uint64_t)r->replay_rows : seen;
     bool *keep;
     Split *own = NULL;
     TRY(mem_new(&keep, rows->count + 1, sizeof *keep, "the replay", err));
@@ -238,11 +258,19 @@ static ErrCode put_old(Gather *g, const Rows *rows, Split split, Err *err) {
         own[i] = split;
         if (split == SPLIT_COUNT) rc = split_tag(&own[i], rows, i, err);
     }
-    if (rc == ERR_OK) rc = sample(keep, &g->out->old_train, rows, own, r, most, err);
+    for (size_t i = 0; rc == ERR_OK && i < rows->count; i++) {
+        keep[i] = !may_train(own[i]);
+        g->out->old_train += !keep[i] && r->active[rows->items[i].label];
+    }
+    if (!g->out->steps) plan(g);
+    const double seen = (double)(g->out->steps * r->batch) * (1 - g->out->new_share);
+    if (rc == ERR_OK) thin_dev(keep, own, rows->count, r->split.seed);
+    if (rc == ERR_OK)
+        rc = sample(keep, rows, own, r, r->replay_rows ? (uint64_t)r->replay_rows : (uint64_t)seen, err);
     for (size_t i = 0; rc == ERR_OK && i < rows->count; i++) {
         const int label = rows->items[i].label;
         g->out->retired += !r->active[label];
-        if (!r->active[label] || (may_train(own[i]) && !keep[i])) continue;
+        if (!r->active[label] || !keep[i]) continue;
         if (may_train(own[i]) && is_new_too(g, rows, i))
             g->out->replaced++;
         else
@@ -322,14 +350,6 @@ static ErrCode put_replay(Gather *g, Err *err) {
     return rc;
 }
 
-static int64_t plan_steps(const AddRowsRule *r, uint64_t new_train) {
-    if (r->steps) return r->steps;
-    const int64_t steps =
-        (int64_t)ceil(ADD_ROWS_PASSES * (double)new_train / ((double)r->batch * r->new_share));
-    if (steps < ADD_ROWS_STEPS_MIN) return ADD_ROWS_STEPS_MIN;
-    return steps > ADD_ROWS_STEPS_MAX ? ADD_ROWS_STEPS_MAX : steps;
-}
-
 static ErrCode divide(const char *to, char *from, const SplitRule *split, const AddRowsRule *r, Err *err) {
     PartitionReport report = {0};
     const PartitionRule rule = {.inputs = {&from, 1},
@@ -382,7 +402,6 @@ static ErrCode gather(Gather *g, char *mixed, const char *divided, Err *err) {
     const AddRowsRule *r = g->rule;
     TRY(jsonl_create(&g->file, mixed, err));
     TRY(put_new(g, err));
-    g->out->steps = plan_steps(r, g->new_train);
     TRY(put_replay(g, err));
     TRY(jsonl_commit(&g->file, err));
     TRY(divide(divided, mixed, &g->split, r, err));
@@ -427,7 +446,7 @@ static double visits(double wanted, uint64_t rows) {
 }
 
 void add_rows_weigh(AddRows *a, const AddRowsRule *r) {
-    const double seen = (double)(a->steps * r->batch), each_new = seen * r->new_share / (r->K - r->old);
+    const double seen = (double)(a->steps * r->batch), each_new = seen * a->new_share / (r->K - r->old);
     uint64_t old = 0;
     double left = seen;
     for (int k = r->old; k < r->K; k++) {
@@ -441,18 +460,6 @@ void add_rows_weigh(AddRows *a, const AddRowsRule *r) {
     for (size_t i = 0; i < a->count; i++) old += a->labels[i] < r->old && a->split[i] == SPLIT_TRAIN;
     for (size_t i = 0; i < a->count; i++)
         if (a->labels[i] < r->old) a->weight[i] = visits(left, old);
-}
-
-double add_rows_offset(const AddRows *a, const AddRowsRule *r, int k) {
-    double rows = 0, seen = 0, old_seen = 0;
-    for (size_t i = 0; i < a->count; i++) {
-        if (a->split[i] != SPLIT_TRAIN) continue;
-        if (a->labels[i] < r->old) old_seen += a->weight[i];
-        if (a->labels[i] != k) continue;
-        rows++;
-        seen += a->weight[i];
-    }
-    return log(seen / old_seen) - log(rows / (double)a->old_train);
 }
 
 ErrCode add_rows_save(const AddRows *a, const char *const *labels, const char *path, Err *err) {

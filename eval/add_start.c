@@ -55,7 +55,6 @@ typedef struct {
     float *weights, *logits, *vectors; /* (n), (n, old), (n, H) */
     size_t n;
     int H;
-    double share; /* of the old train rows that is among them */
 } Seen;
 
 static void seen_free(Seen *s) {
@@ -78,10 +77,10 @@ static ErrCode see_rows(Seen *s, const AddJob *a, Err *err) {
         most += r->split[i] == SPLIT_TRAIN;
         old += r->split[i] == SPLIT_TRAIN && r->labels[i] < a->old;
     }
-    s->share = old > SEEN_OLD ? (double)SEEN_OLD / (double)old : 1;
+    const double share = old > SEEN_OLD ? (double)SEEN_OLD / (double)old : 1;
     TRY(mem_new(&s->at, most, sizeof *s->at, "the train rows", err));
     for (size_t i = 0; i < r->count; i++)
-        if (r->split[i] == SPLIT_TRAIN && (r->labels[i] >= a->old || rng_uniform(key, i) < s->share))
+        if (r->split[i] == SPLIT_TRAIN && (r->labels[i] >= a->old || rng_uniform(key, i) < share))
             s->at[s->n++] = i;
     TRY(mem_new(&s->texts, s->n, sizeof *s->texts, "the train rows", err));
     TRY(mem_new(&s->labels, s->n, sizeof *s->labels, "the train rows", err));
@@ -213,14 +212,20 @@ static HeadFitRows head_rows(const AddJob *a, const Seen *s) {
         .vectors = s->vectors, .labels = s->labels, .weights = s->weights, .n = s->n, .H = s->H, .K = a->K};
 }
 
+/* Weights of the train rows for training, and of those here for the head: as often as they occur, not as they will be shown.
+ * A new label's logit then begins low, and it is the encoder that has to raise it: fitted to what is shown, the head does so
+ * itself, and a label of few rows is learnt worse. */
 static void weigh(AddJob *a, Seen *s) {
+    size_t old = 0;
     add_rows_weigh(&a->rows, &a->rule);
+    for (size_t i = 0; i < s->n; i++) old += s->labels[i] < a->old;
     for (size_t i = 0; i < s->n; i++)
-        s->weights[i] = (float)(a->rows.weight[s->at[i]] / (s->labels[i] < a->old ? s->share : 1));
+        s->weights[i] = s->labels[i] < a->old ? (float)((double)a->rows.old_train / (double)old) : 1;
 }
 
 static ErrCode look_for_suspects(AddJob *a, Seen *s, Err *err) {
-    static const HeadFitRule RULE = {.lambda = HEAD_FIT_FOLDS_LAMBDA, .relative = true};
+    static const HeadFitRule RULE = {
+        .lambda = HEAD_FIT_FOLDS_LAMBDA, .relative = true, .slope = HEAD_FIT_SLOPE_ROUGH};
     const uint64_t key = rng_key((uint64_t)a->o->seed, "suspects", 0);
     HeadFitRows rows = head_rows(a, s);
     rows.weights = NULL; /* what training shows more often is no more likely for that */
@@ -247,12 +252,15 @@ static ErrCode fit_head(const AddJob *a, const Seen *s, Err *err) {
     for (int k = 0; rc == ERR_OK && k < a->K; k++)
         free_rows[k] = a->active[k] && (k >= a->old || a->o->head_only);
     const HeadFitRows rows = head_rows(a, s);
-    const HeadFitRule rule = {
-        .w0 = w, .b0 = b, .free = free_rows, .lambda = HEAD_FIT_FOLDS_LAMBDA, .relative = true};
+    const HeadFitRule rule = {.w0 = w,
+                              .b0 = b,
+                              .free = free_rows,
+                              .lambda = HEAD_FIT_FOLDS_LAMBDA,
+                              .relative = true,
+                              .slope = a->o->head_only ? HEAD_FIT_SLOPE : HEAD_FIT_SLOPE_ROUGH};
     if (rc == ERR_OK) rc = head_fit(&fit, &rows, &rule, a->threads, err);
     for (size_t i = 0; rc == ERR_OK && i < (size_t)fit.K * (size_t)fit.H; i++) w[i] = (float)fit.w[i];
     for (int k = 0; rc == ERR_OK && k < fit.K; k++) b[k] = (float)fit.b[k];
-    for (int k = a->old; rc == ERR_OK && k < a->K; k++) b[k] -= (float)add_rows_offset(&a->rows, &a->rule, k);
     if (rc == ERR_OK) rc = grow_head_write(a->grown, w, b, err);
     head_fit_free(&fit);
     mem_free(free_rows);
@@ -283,7 +291,6 @@ static AddRowsRule rows_rule(const AddJob *a) {
         .threads = a->threads};
 }
 
-/* What a run that goes on cannot find out again. */
 /* An epoch of these weights: fewer than planned, where new rows are shown as often as they may be. */
 static int64_t count_steps(const AddJob *a) {
     double seen = 0;
@@ -292,19 +299,17 @@ static int64_t count_steps(const AddJob *a) {
     return (int64_t)ceil(seen / (double)a->o->batch_size);
 }
 
+/* What a run that goes on cannot find out again. */
 static ErrCode save_facts(const AddJob *a, Err *err) {
     const AddReport *r = &a->report;
     Buf text = {0};
     buf_printf(
         &text,
         "{\"step0_rows\": %llu, \"step0_same\": %llu, \"step0_difference\": %.17g, \"relabelled\": %llu, "
-        "\"pseudo\": %llu, \"retired\": %llu, \"replaced\": %llu, \"steps\": %lld, \"logit_offset\": [",
+        "\"pseudo\": %llu, \"retired\": %llu, \"replaced\": %llu, \"steps\": %lld}\n",
         (unsigned long long)r->step0_rows, (unsigned long long)r->step0_same, r->step0_difference,
         (unsigned long long)r->relabelled, (unsigned long long)a->rows.pseudo,
         (unsigned long long)a->rows.retired, (unsigned long long)a->rows.replaced, (long long)count_steps(a));
-    for (int k = a->old; k < a->K; k++)
-        buf_printf(&text, "%s%.17g", k > a->old ? ", " : "", add_rows_offset(&a->rows, &a->rule, k));
-    buf_puts(&text, "]}\n");
     ErrCode rc = buf_ok(&text, err);
     if (rc == ERR_OK) rc = file_save(a->facts_path, text.data, text.len, err);
     buf_free(&text);
@@ -315,20 +320,6 @@ static ErrCode get_count(uint64_t *out, const cJSON *root, const char *key, Err 
     int64_t value = 0;
     TRY(json_get_int(&value, root, key, 0, INT64_C(1) << 53, err));
     *out = (uint64_t)value;
-    return ERR_OK;
-}
-
-static ErrCode get_offsets(AddJob *a, const cJSON *root, Err *err) {
-    const cJSON *list = cJSON_GetObjectItemCaseSensitive(root, "logit_offset");
-    if (cJSON_GetArraySize(list) != a->K - a->old)
-        return err_set(err, ERR_FORMAT, "key \"logit_offset\": expected %d numbers", a->K - a->old);
-    TRY(mem_new(&a->logit_offset, (size_t)(a->K - a->old), sizeof *a->logit_offset, "the labels", err));
-    for (int k = 0; k < a->K - a->old; k++) {
-        const cJSON *item = cJSON_GetArrayItem(list, k);
-        if (!cJSON_IsNumber(item) || !(fabs(item->valuedouble) < 100))
-            return err_set(err, ERR_FORMAT, "key \"logit_offset\": expected numbers");
-        a->logit_offset[k] = item->valuedouble;
-    }
     return ERR_OK;
 }
 
@@ -345,7 +336,6 @@ ErrCode add_start_facts(AddJob *a, Err *err) {
     if (rc == ERR_OK) rc = get_count(&r->left_out, root, "retired", err);
     if (rc == ERR_OK) rc = get_count(&r->replaced, root, "replaced", err);
     if (rc == ERR_OK) rc = json_get_int(&r->steps, root, "steps", 1, INT64_C(1) << 53, err);
-    if (rc == ERR_OK) rc = get_offsets(a, root, err);
     cJSON_Delete(root);
     return rc == ERR_OK ? rc : err_context(err, rc, "%s", path);
 }

@@ -12,7 +12,7 @@ ErrCode add_start_prepare(AddJob *a, Err *err) ERR_CHECKED;
 /* The child's labels, from the configuration in a folder: for a run that goes on. */
 ErrCode add_start_read(AddJob *a, const char *folder, Err *err) ERR_CHECKED;
 
-/* What add_start_prepare found and left in prepared.json, into the report and logit_offset. */
+/* What add_start_prepare found and left in prepared.json, into the report. */
 ErrCode add_start_facts(AddJob *a, Err *err) ERR_CHECKED;
 
 #endif

@@ -10,11 +10,15 @@
 #include "train/train_cmd.h"
 #include "train/trainer.h"
 
-/* Options of the parent's run that the child's takes over. */
+/* Evaluations on the dev rows, each of which is followed by a save. The rate falls to zero, so that a late one is the best. */
+enum { EVALUATIONS = 4 };
+
+/* Options of the parent's run that the child's takes over. Not label smoothing: the parent's answers are soft targets already,
+ * and with both a new label is learnt worse. */
 static const char *const INHERITED[] = {"learning_rate", "micro_batch_tokens", "gradient_checkpointing",
                                         "weight_decay",  "adam_beta1",         "adam_beta2",
-                                        "adam_epsilon",  "max_grad_norm",      "label_smoothing_factor",
-                                        "dropout",       "token_dropout",      "layer_rate_decay"};
+                                        "adam_epsilon",  "max_grad_norm",      "dropout",
+                                        "token_dropout", "layer_rate_decay"};
 
 /* "--key=value"; a boolean is "--key" or "--no-key". */
 static ErrCode put_option(FlagList *list, const char *key, const cJSON *value, Err *err) {
@@ -77,10 +81,11 @@ static ErrCode put_arguments(FlagList *list, const AddJob *a, Err *err) {
     TRY(put_text(list, err, "--threads=%lld", (long long)o->threads));
     TRY(put_text(list, err, "--near=%.17g", o->near));
     TRY(put_text(list, err, "--metric_for_best_model=macro_f1"));
+    TRY(put_text(list, err, "--eval_rows=0"));
+    TRY(put_text(list, err, "--eval_steps=%lld",
+                 (long long)((a->report.steps + EVALUATIONS - 1) / EVALUATIONS)));
     TRY(put_text(list, err, "--backend=%s", o->backend));
     TRY(put_text(list, err, "--precision=%s", o->precision));
-    for (int k = a->old; k < a->K; k++)
-        TRY(put_text(list, err, "--logit_offset=%s=%.17g", a->child_labels[k], a->logit_offset[k - a->old]));
     if (o->learning_rate > 0) TRY(put_text(list, err, "--learning_rate=%.17g", o->learning_rate));
     if (o->micro_batch_tokens)
         TRY(put_text(list, err, "--micro_batch_tokens=%lld", (long long)o->micro_batch_tokens));

@@ -301,7 +301,8 @@ static void finish(HeadFit *out, const Job *job, const HeadFitRule *rule) {
 }
 
 static ErrCode solve(HeadFit *out, Job *job, const HeadFitRule *rule, Threads *threads, Err *err) {
-    static const MinimiseRule RULE = {.steps = HEAD_FIT_STEPS, .slope = HEAD_FIT_SLOPE};
+    const MinimiseRule ends = {.steps = HEAD_FIT_STEPS,
+                               .slope = rule->slope > 0 ? rule->slope : HEAD_FIT_SLOPE};
     const size_t width = job->H + 1, count = job->free_count * width;
     Fit fit = {job, threads};
     Minimum minimum;
@@ -312,7 +313,7 @@ static ErrCode solve(HeadFit *out, Job *job, const HeadFitRule *rule, Threads *t
         covariance_multiply_transposed(x + f * width, job->factor, job->H);
         x[f * width + job->H] = job->c[job->free[f]];
     }
-    const ErrCode rc = minimise(&minimum, x, count, value_of, &fit, &RULE, err);
+    const ErrCode rc = minimise(&minimum, x, count, value_of, &fit, &ends, err);
     if (rc == ERR_OK) {
         out->value = value_of(&fit, x + count + 1, x);
         out->loss = job->loss;

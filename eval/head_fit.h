@@ -12,7 +12,7 @@
  * vectors): a softmax bends by a quarter of the covariance at most, so that the curvature is about the same in every direction,
  * however much the columns say the same (a router's vectors do: 45 steps where columns that are only scaled take 570). What is
  * minimised remains the formula above, of the vectors as they are. It ends where the slope in V is at most
- * HEAD_FIT_SLOPE * (1 + value): then the value is above the minimum by about the square of that.
+ * slope * (1 + value): then the value is above the minimum by about the square of that.
  *
  * In double precision. Sums are made of at most HEAD_FIT_PARTS parts that depend on n alone, added in their order: results
  * depend neither on the number of threads nor on the instruction set. Time: 4 n H K operations a step, and 8 H^3 for the
@@ -28,9 +28,10 @@
 #include "core/err.h"
 #include "core/threads.h"
 
-#define HEAD_FIT_SLOPE 1e-7
-#define HEAD_FIT_STEPS 2000
-#define HEAD_FIT_PARTS 32
+#define HEAD_FIT_SLOPE       1e-7
+#define HEAD_FIT_SLOPE_ROUGH 1e-4 /* where probabilities to four digits do */
+#define HEAD_FIT_STEPS       2000
+#define HEAD_FIT_PARTS       32
 
 /* A relative lambda to judge rows by other rows with. */
 #define HEAD_FIT_FOLDS_LAMBDA 1e-3
@@ -47,7 +48,7 @@ typedef struct {
 typedef struct {
     const float *w0, *b0; /* (K, H), (K): where W and b begin; both NULL: zeros */
     const bool *free;     /* (K): rows of W and b that are fitted; NULL: all */
-    double lambda;
+    double lambda, slope; /* slope 0: HEAD_FIT_SLOPE */
     bool
         relative; /* lambda is in units of the mean variance of a column, so that the vectors' scale is of no account */
     bool complete; /* a free label without a row is an error */

@@ -385,14 +385,6 @@ void deberta_pooled(const Deberta *d, real *out) {
                 (size_t)d->packed.S * (size_t)d->config.hidden_size * sizeof *out);
 }
 
-void deberta_offset(Deberta *d, const real *offset) {
-    const size_t K = (size_t)d->config.num_labels, n = (size_t)d->packed.S * K;
-    real *rows = d->host_maps.target; /* the loss takes its own afterwards */
-    for (size_t i = 0; i < n; i++) rows[i] = offset[i % K];
-    mirror_put(&d->map_memory, rows, n * sizeof *rows);
-    d->ops->add(d->ops, d->logits, d->maps.target, n);
-}
-
 void deberta_loss(Deberta *d, const real *target, const real *weight, real scale) {
     const int S = d->packed.S, K = d->config.num_labels;
     assert(d->losses + S <= d->limits.micro_sequences);

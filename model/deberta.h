@@ -135,10 +135,6 @@ const real *deberta_logits(const Deberta *d);
 /* Likewise what the classifier took them from, (S,H), into out. */
 void deberta_pooled(const Deberta *d, real *out);
 
-/* Adds offset[k] (K) to every row's logit k of the last forward, before deberta_loss: logit adjustment (Menon et al. 2021,
- * arXiv 2007.07314), by which a label that training shows more often than it occurs is not answered more often. */
-void deberta_offset(Deberta *d, const real *offset);
-
 /* Loss of the last forward: per row, times weight[s] (NULL: 1). target (S,K) sums to 1 per row (or is the number to
  * predict when K = 1). scale multiplies the gradients: 1 / (rows or weights of the whole step) gives the mean. Writes
  * d->dlogits, which deberta_backward starts from. Does not wait. */

@@ -588,9 +588,18 @@ static void check_rows(const char *run, int domains, double new_share) {
     rows_free(&rows);
 }
 
+/* Where none is asked for, new rows are shown as often as they occur, a tenth of the time at least. */
+static double natural_share(void) {
+    Rows parent[SPLIT_COUNT];
+    read_parent(parent);
+    const double rows = NEW * (1 - 0.05 - 0.1 - 0.25), old = (double)parent[SPLIT_TRAIN].count;
+    for (int s = SPLIT_TRAIN; s < SPLIT_COUNT; s++) rows_free(&parent[s]);
+    return fmin(fmax(rows / (rows + old), 0.1), 0.5);
+}
+
 static void test_rows(void **state) {
     (void)state;
-    check_rows("base", 1, 0.2);
+    check_rows("base", 1, natural_share());
     /* new rows that are old ones of the test split but for a sign: test */
     Err err = {0};
     Rows test = {0};
@@ -637,6 +646,28 @@ static void test_few(void **state) {
     }
     assert_near(seen[1], 12 * ADD_ROWS_VISITS, 1e-3);
     assert_near(seen[0], STEPS * BATCH - 12 * ADD_ROWS_VISITS, 1e-3);
+    rows_free(&rows);
+}
+
+/* Of more dev rows than choosing the step needs some 2,000 are kept: a binomial number, here within 7 of its deviations. */
+static void test_dev_rows(void **state) {
+    (void)state;
+    enum { DEV = 2600, OTHERS = 100 };
+    for (int i = 0; i < DEV; i++) put(i % OLD, 30000 + i, LABELS[i % OLD], "dev");
+    for (int i = 0; i < 2 * OTHERS; i++)
+        put(i % OLD, 40000 + i, LABELS[i % OLD], i < OTHERS ? "train" : "test");
+    save_lines("dev.jsonl");
+    run_add("dev", ARGS(LAW_DATA, "--head-only", "--replay", in_folder("dev.jsonl")));
+    Rows rows;
+    size_t dev = 0, test = 0;
+    read_rows(&rows, "dev", CHILD_LABELS, 4);
+    for (size_t i = 0; i < rows.count; i++) {
+        if (is(&rows, i, ORIGIN, "new")) continue;
+        dev += is(&rows, i, SPLIT_MEMBER, "dev");
+        test += is(&rows, i, SPLIT_MEMBER, "test");
+    }
+    assert_int_equal(test, OTHERS);
+    if (!(dev > 1850 && dev < 2150)) fail_msg("%zu dev rows are kept, expected about 2000", dev);
     rows_free(&rows);
 }
 
@@ -1160,7 +1191,7 @@ static void test_interrupt(void **state) {
     assert_false(file_exists(in_folder("run/report.json")));
     expect(2, start("run", ARGS("--resume", "--distill-weight=3")));
     assert_string_equal(messages(),
-                        "router: --resume: distill_weight was 1 when the run began, now it is 3\n");
+                        "router: --resume: distill_weight was 0.3 when the run began, now it is 3\n");
     expect(2, start("run", ARGS("--resume", "--domain=trips")));
     assert_string_equal(messages(),
                         "router: --resume: domain was [\"law\"] when the run began, now it is "
@@ -1464,6 +1495,7 @@ int main(void) {
         cmocka_unit_test(test_values),
         cmocka_unit_test(test_rows),
         cmocka_unit_test(test_few),
+        cmocka_unit_test(test_dev_rows),
         cmocka_unit_test(test_replay),
         cmocka_unit_test(test_suspects),
         cmocka_unit_test(test_replaced),

@@ -493,48 +493,6 @@ static void test_nan_reaches_the_loss(void **state) {
     free(r);
 }
 
-/* The loss is that of the logits with the offset, and so is its gradient: that of the head's bias is its sum over the rows.
- * Tolerance: that of the backends, whose logits are float or bfloat16 products. */
-static void test_offset(void **state) {
-    (void)state;
-    Rows *r = calloc(1, sizeof *r);
-    for (int i = 0; i < 9; i++) add_row(r, 1 + draw(30));
-    const DebertaLimits limits = limits_of(r, true);
-    const Config config = small_config();
-    float offset[4];
-    for (int k = 0; k < 4; k++) offset[k] = (float)(6 * uniform("offset", (uint64_t)k) - 3);
-    for (int b = 0; b < backends; b++) {
-        Model m;
-        int32_t start[MOST + 1];
-        const Packed p = pack(r, start, 0, r->S);
-        double loss = 0, slope[4] = {0}, most = 0;
-        open_model(&m, &config, BACKENDS[b], 2, &limits, seed + 3);
-        deberta_begin(&m.d, p.longest, false, 0);
-        deberta_forward(&m.d, &p);
-        float *logits = copy_of(deberta_logits(&m.d), (size_t)r->S * 4);
-        deberta_offset(&m.d, offset);
-        deberta_loss(&m.d, r->target, NULL, 1.0f / (float)r->S);
-        deberta_backward(&m.d);
-        deberta_end(&m.d);
-        for (int i = 0; i < r->S; i++) {
-            double z[4], sum = 0;
-            for (int k = 0; k < 4; k++) sum += exp(z[k] = (double)logits[4 * i + k] + (double)offset[k]);
-            for (int k = 0; k < 4; k++) {
-                const double t = (double)r->target[4 * i + k];
-                loss += t * (log(sum) - z[k]);
-                slope[k] += (exp(z[k]) / sum - t) / r->S;
-            }
-        }
-        for (int k = 0; k < 4; k++) most = fmax(most, fabs(slope[k]));
-        assert_near(deberta_loss_sum(&m.d), loss, 1e-5 * loss);
-        for (int k = 0; k < 4; k++)
-            assert_near((double)m.d.grads.head_b[k], slope[k], tolerance_of(b) * fmax(most, 0.1));
-        free(logits);
-        close_model(&m);
-    }
-    free(r);
-}
-
 /* ---- classifier ---- */
 
 static void save_model(const Model *m) {
@@ -682,7 +640,7 @@ int main(void) {
         cmocka_unit_test(test_position_rows),  cmocka_unit_test(test_company),
         cmocka_unit_test(test_backends_agree), cmocka_unit_test(test_nan_reaches_the_loss),
         cmocka_unit_test(test_classifier),     cmocka_unit_test(test_classifier_errors),
-        cmocka_unit_test(test_module_errors),  cmocka_unit_test(test_offset),
+        cmocka_unit_test(test_module_errors),
     };
     return folder_close(cmocka_run_group_tests_name("deberta", tests, NULL, NULL));
 }

@@ -293,6 +293,37 @@ static void check_batch(Batcher *b, const Batch *batch) {
     }
 }
 
+/* Exactly so many rows, one of each stretch; another seed draws others. */
+static void check_samples(Shard *s, uint64_t rows) {
+    Batcher *b;
+    Err err = {0};
+    const uint64_t sizes[] = {1, 2, 1 + pick("sample", 0, rows - 1), rows - 1, rows, rows + 1};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        const uint64_t m = sizes[i], want = m < rows ? m : rows;
+        BatchRule rule = {.split = SPLIT_TRAIN, .batch_rows = 1, .ordered = true, .seed = seed, .sample = m};
+        ok(batch_open(&b, s, &rule, &err), &err);
+        Epoch taken = read_epoch(b, 0, 0, NULL);
+        uint64_t count;
+        ok(batch_count(b, 0, &count, &err), &err);
+        assert_int_equal(taken.rows, want);
+        assert_int_equal(count, want);
+        for (uint64_t j = 0; j < want; j++) {
+            assert_true(taken.number[j] >= j * rows / want);
+            assert_true(taken.number[j] < (j + 1) * rows / want);
+        }
+        batch_close(b);
+        rule.seed++;
+        ok(batch_open(&b, s, &rule, &err), &err);
+        Epoch other = read_epoch(b, 0, 0, NULL);
+        assert_int_equal(other.rows, want);
+        if (m > 100 && m < rows - 100)
+            assert_true(memcmp(other.number, taken.number, want * sizeof *taken.number) != 0);
+        batch_close(b);
+        epoch_free(&taken);
+        epoch_free(&other);
+    }
+}
+
 static void test_batch_order(void **state) {
     (void)state;
     const char *path = in_folder("batch.shard");
@@ -353,6 +384,7 @@ static void test_batch_order(void **state) {
     for (Batch batch = {.packed = {.S = 1}}; batch.packed.S;) ok(batch_next(b, &batch, &err), &err);
     assert_int_equal(mem_count(), allocations);
     batch_close(b);
+    check_samples(s, rows);
     ok(batch_open(&b, s, &(BatchRule){.split = SPLIT_TEST, .batch_rows = 3}, &err),
        &err); /* an empty split */
     Batch none;

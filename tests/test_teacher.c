@@ -244,8 +244,6 @@ static void test_refusals(void **state) {
         "their order",
         in_folder("four/model-best"));
     refused("truth.jsonl", expected, ARGS(BEGIN, "--teacher", in_folder("four")));
-    refused("truth.jsonl", "logit_offset: found 'maths=1', a label of the teacher's, which has none",
-            ARGS(BEGIN, TEACHER, "--labels=coding,maths,other,trips", "--logit_offset=maths=1"));
     /* a teacher that the run would remove first */
     assert_int_equal(
         train("four", "more.jsonl", &err, ARGS(BEGIN, "--teacher", in_folder("four/model-last"))),

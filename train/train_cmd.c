@@ -66,10 +66,6 @@ static const Flag FLAGS[] = {
      "Share of the target spread over all labels."},
     {"class_weights", NULL, FLAG_LIST, AT(class_weights), NULL, 0, 0, "balanced|LABEL=W",
      "Weights of the labels in the loss."},
-    {"logit_offset", NULL, FLAG_LIST, AT(logit_offset), NULL, 0, 0, "LABEL=X",
-     "Added to the label's logit in the training loss alone: ln of how many times more often the training "
-     "rows show "
-     "the label than it occurs."},
     {"dropout", NULL, FLAG_FLOAT, AT(dropout), "-1", -1, 0.9, NULL,
      "Replaces the config's dropout probabilities; -1: as the config says."},
     {"token_dropout", NULL, FLAG_FLOAT, AT(token_dropout), "0", 0, 0.9, NULL,
@@ -93,7 +89,7 @@ static const Flag FLAGS[] = {
     {"eval_steps", NULL, FLAG_INT, AT(eval_steps), "0", 0, 1e9, NULL,
      "Steps between dev evaluations; 0: ten in the run."},
     {"eval_rows", NULL, FLAG_INT, AT(eval_rows), "2000", 0, 1e12, NULL,
-     "Dev rows of one evaluation; 0: all."},
+     "Dev rows of one evaluation, drawn evenly from all of them; 0: all."},
     {"save_steps", NULL, FLAG_INT, AT(save_steps), "0", 0, 1e9, NULL,
      "Steps between saves of model-last; 0: at each evaluation."},
     {"early_stopping_patience", NULL, FLAG_INT, AT(early_stopping_patience), "0", 0, 1e9, NULL,

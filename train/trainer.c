@@ -252,28 +252,6 @@ static ErrCode class_weights(Trainer *t, Err *err) {
     return ERR_OK;
 }
 
-/* The teacher's labels have none: what is kept are its own logits. */
-static ErrCode logit_offset(Trainer *t, Err *err) {
-    const FlagList *given = &t->options->logit_offset;
-    if (given->count == 0) return ERR_OK;
-    TRY(mem_new(&t->logit_offset, (size_t)t->config.num_labels, sizeof(float), "logit offsets", err));
-    for (size_t i = 0; i < given->count; i++) {
-        double x = 0;
-        const int k = label_value(&x, t, given->items[i]);
-        if (k < 0 || !(fabs(x) <= 100))
-            return err_set(
-                err, ERR_ARGUMENT,
-                "logit_offset: found '%s', expected LABEL=X with a label of the data and X from -100 to 100",
-                given->items[i]);
-        if (k < t->teacher.config.num_labels)
-            return err_set(err, ERR_ARGUMENT,
-                           "logit_offset: found '%s', a label of the teacher's, which has none",
-                           given->items[i]);
-        t->logit_offset[k] = (float)x;
-    }
-    return ERR_OK;
-}
-
 /* Different tokens in the train rows: what the optimiser must have room for. */
 static ErrCode count_tokens(const Trainer *t, int *count, Err *err) {
     unsigned char *seen;
@@ -380,7 +358,6 @@ static ErrCode open_model(Trainer *t, Err *err) {
                 err));
     TRY(mem_new(&t->ids, (size_t)limits.step_tokens, sizeof *t->ids, "a batch", err));
     TRY(class_weights(t, err));
-    TRY(logit_offset(t, err));
     TRY(mem_new(&t->label_rows, 3 * (size_t)t->config.num_labels, sizeof *t->label_rows, "the labels", err));
     t->label_said = t->label_rows + t->config.num_labels;
     t->label_right = t->label_said + t->config.num_labels;
@@ -518,8 +495,10 @@ ErrCode trainer_open(Trainer *t, const TrainOptions *options, const FlagList *da
     if (rc == ERR_OK) rc = open_data(t, data, err);
     if (rc == ERR_OK) rc = open_model(t, err);
     if (rc == ERR_OK && o->teacher) rc = teacher_load(&t->teacher, &t->model, err);
-    const BatchRule train = {SPLIT_TRAIN, (int)o->batch_size, false, false, (uint64_t)o->corpus.seed};
-    const BatchRule dev = {SPLIT_DEV, DEV_BATCH, true, false, 0};
+    const BatchRule train = {
+        .split = SPLIT_TRAIN, .batch_rows = (int)o->batch_size, .seed = (uint64_t)o->corpus.seed};
+    const BatchRule dev = {
+        .split = SPLIT_DEV, .batch_rows = DEV_BATCH, .ordered = true, .sample = (uint64_t)o->eval_rows};
     if (rc == ERR_OK) rc = batch_open(&t->batcher, t->shard, &train, err);
     if (rc == ERR_OK && shard_rows(t->shard, SPLIT_DEV)) rc = batch_open(&t->dev, t->shard, &dev, err);
     if (rc == ERR_OK) rc = plan_steps(t, err);
@@ -556,7 +535,6 @@ void trainer_close(Trainer *t) {
     mem_free(t->target);
     mem_free(t->weight);
     mem_free(t->class_weight);
-    mem_free(t->logit_offset);
     mem_free(t->label_rows);
     mem_free(t->best_dir);
     mem_free(t->last_dir);
@@ -642,7 +620,6 @@ ErrCode trainer_step(Trainer *t, double *loss, double *norm, bool *end, Err *err
         Packed micro;
         batch_micro(t->batcher, &batch, from, d->limits.micro_tokens, &micro, &next);
         deberta_forward(d, &micro);
-        if (t->logit_offset) deberta_offset(d, t->logit_offset);
         deberta_loss(d, t->target + (size_t)from * (size_t)t->config.num_labels, t->weight + from,
                      (float)(1 / total));
         TRY(keep_answers(t, micro, ids + batch.packed.start[from], t->weight + from, (float)(1 / total),
@@ -678,7 +655,6 @@ ErrCode trainer_step(Trainer *t, double *loss, double *norm, bool *end, Err *err
 static ErrCode evaluate(Trainer *t, TrainerScore *out, Err *err) {
     Deberta *d = &t->model;
     const int K = t->config.num_labels;
-    const uint64_t most = t->options->eval_rows ? (uint64_t)t->options->eval_rows : UINT64_MAX;
     double loss = 0, f1 = 0;
     uint64_t right = 0;
     int labels = 0;
@@ -686,7 +662,7 @@ static ErrCode evaluate(Trainer *t, TrainerScore *out, Err *err) {
     memset(t->label_rows, 0, 3 * (size_t)K * sizeof *t->label_rows);
     TRY(batch_seek(t->dev, 0, 0, err));
     deberta_begin(d, shard_longest(t->shard), false, 0);
-    while (out->rows < most) {
+    for (;;) {
         Batch batch;
         TRY(batch_next(t->dev, &batch, err));
         if (batch.packed.S == 0) break;

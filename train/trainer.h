@@ -21,7 +21,7 @@
 /* Options of `router train`; the table in train_cmd.c tells what each is. */
 typedef struct {
     CorpusOptions corpus; /* first: see CORPUS_FLAGS */
-    FlagList data, class_weights, logit_offset;
+    FlagList data, class_weights;
     char *model, *tokenizer, *teacher, *out, *backend, *precision, *lr_scheduler_type, *metric_for_best_model;
     int64_t num_train_epochs, max_steps, batch_size, micro_batch_tokens, warmup_steps, threads;
     int64_t logging_steps, eval_steps, eval_rows, save_steps, early_stopping_patience;
@@ -57,7 +57,6 @@ typedef struct {
     int32_t *ids;           /* (tokens of a batch) with some replaced by [MASK]: see token_dropout */
     float *target, *weight; /* (rows of a batch, K) and (rows) */
     float *class_weight;    /* (K) */
-    float *logit_offset;    /* (K), or NULL: none */
     uint64_t *label_rows, *label_said, *label_right; /* (K): of the dev evaluation */
     char *best_dir, *last_dir, *base_path, *metrics_path;
     bool scratch; /* weights began from the seed */
