@@ -82,12 +82,12 @@ measure() {
 
 # add NAME SEED LABEL PARENT DATA OLD OPTIONS...: its time with the forgetting report, and (without)
 add() {
-    name=$1 seed=$2 label=$3 parent=$4 data=$5 old=$6 run=$work/$3-$2-$1
+    name=$1 label=$3 from=$4 rows=$5 old=$6 run=$work/$3-$2-$1
     shift 6
-    timed "$router" add-domain --from "$parent" --domain "$label" --data "$data" --seed "$seed" --out "$run" --overwrite --quiet \
+    timed "$router" add-domain --from "$from" --domain "$label" --data "$rows" --seed "$seed" --out "$run" --overwrite --quiet \
         --backend "${BACKEND:-auto}" "$@" >"$run.txt"
     took="$took ($(grep -oE '[0-9]+ s with' "$run.txt" | grep -oE '[0-9]+'))"
-    measure "$name" "$seed" "$run" "$label" "$parent" "$old"
+    measure "$name" "$seed" "$run" "$label" "$from" "$old"
 }
 
 first=$1
@@ -96,16 +96,16 @@ for seed in "$@"; do
     timed scratch "$parent" "$seed" "$work/base.jsonl"
     echo "parent   seed $seed   $(grep -o 'best dev accuracy [0-9.]*' "$parent.txt"), $took s"
     for domain in law finance; do
-        data=$work/$domain.jsonl run=$work/$domain-$seed
+        data=$work/$domain.jsonl naive=$work/$domain-$seed-naive anew=$work/$domain-$seed-anew
         add add-domain "$seed" $domain "$parent" "$data" base
         add 2000-steps "$seed" $domain "$parent" "$data" base --max_steps 2000
         add 500-steps "$seed" $domain "$parent" "$data" base --max_steps 500 --distill_weight 0
         add head-only "$seed" $domain "$parent" "$data" base --head_only
-        timed "$router" train "$data" --model "$run-add-domain/start" --out "$run-naive" --seed "$seed" --max_steps 1000 \
-            $recipe >"$run-naive.txt"
-        measure new-only "$seed" "$run-naive" $domain "$parent"
-        timed scratch "$run-anew" "$seed" "$work/base.jsonl" "$data"
-        measure anew "$seed" "$run-anew" $domain "$parent"
+        timed "$router" train "$data" --model "$work/$domain-$seed-add-domain/start" --out "$naive" --seed "$seed" \
+            --max_steps 1000 $recipe >"$naive.txt"
+        measure new-only "$seed" "$naive" $domain "$parent"
+        timed scratch "$anew" "$seed" "$work/base.jsonl" "$data"
+        measure anew "$seed" "$anew" $domain "$parent"
     done
     [ "$seed" = "$first" ] || continue
     add 60-rows "$seed" law "$parent" "$work/law60.jsonl" base
