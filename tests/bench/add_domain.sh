@@ -82,12 +82,12 @@ measure() {
 
 # add NAME SEED LABEL PARENT DATA OLD OPTIONS...: its time with the forgetting report, and (without)
 add() {
-    name=$1 label=$3 from=$4 rows=$5 old=$6 run=$work/$3-$2-$1
+    name=$1 label=$3 model=$4 added=$5 old=$6 run=$work/$3-$2-$1
     shift 6
-    timed "$router" add-domain --from "$from" --domain "$label" --data "$rows" --seed "$seed" --out "$run" --overwrite --quiet \
+    timed "$router" add-domain --from "$model" --domain "$label" --data "$added" --seed "$seed" --out "$run" --overwrite --quiet \
         --backend "${BACKEND:-auto}" "$@" >"$run.txt"
     took="$took ($(grep -oE '[0-9]+ s with' "$run.txt" | grep -oE '[0-9]+'))"
-    measure "$name" "$seed" "$run" "$label" "$from" "$old"
+    measure "$name" "$seed" "$run" "$label" "$model" "$old"
 }
 
 first=$1
