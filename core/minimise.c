@@ -75,15 +75,18 @@ static bool step_down(Solver *v, double *value) {
 
 static ErrCode descend(Solver *v, Minimum *out, const MinimiseRule *rule, Err *err) {
     const size_t n = v->count;
-    int have = 0, last = 0, step = 0;
+    int have = 0, last = 0, step = 0, stuck = 0;
     double value = v->function(v->arg, v->g, v->x);
     for (; step < rule->steps && sqrt(dot(v->g, v->g, n)) > rule->slope * (1 + fabs(value)); step++) {
         if (stop_requested()) return err_set(err, ERR_INTERRUPTED, "stopped");
         const double before = value;
         choose_direction(v, have, last);
         if (!step_down(v, &value)) break;
-        /* neither lower nor flatter: as near as doubles come */
-        if (before - value <= rounding(value) && dot(v->next_g, v->next_g, n) >= dot(v->g, v->g, n)) break;
+        /* Neither lower nor flatter, twice in a row: as near as doubles come. Once may be a poor direction. */
+        const bool better =
+            before - value > rounding(value) || dot(v->next_g, v->next_g, n) < dot(v->g, v->g, n);
+        stuck = better ? 0 : stuck + 1;
+        if (stuck == 2) break;
         const int at = have ? (last + 1) % MEMORY : 0;
         double *s = v->s + (size_t)at * n, *y = v->y + (size_t)at * n;
         for (size_t k = 0; k < n; k++) {
