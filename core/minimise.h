@@ -10,7 +10,7 @@
 
 #include "core/err.h"
 
-#define MINIMISE_MEMORY 12
+#define MINIMISE_MEMORY 20
 
 /* The value at x (count), and the slope g (count) there. */
 typedef double MinimiseFunction(void *arg, double *g, const double *x);

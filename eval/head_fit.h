@@ -16,7 +16,7 @@
  *
  * In double precision. Sums are made of at most HEAD_FIT_PARTS parts that depend on n alone, added in their order: results
  * depend neither on the number of threads nor on the instruction set. Time: 4 n H K operations a step, and 8 H^3 for the
- * covariance. Memory: HEAD_FIT_PARTS + 30 times W and 9 H^2 numbers, in double; the vectors (n, H) are the caller's and are read
+ * covariance. Memory: HEAD_FIT_PARTS + 46 times W and 9 H^2 numbers, in double; the vectors (n, H) are the caller's and are read
  * once a step. */
 #ifndef EVAL_HEAD_FIT_H
 #define EVAL_HEAD_FIT_H

@@ -43,8 +43,7 @@ static void test_minimise(void **state) {
     OK(minimise(&m, x, SIDE, bowl, &calls, &(MinimiseRule){.steps = 500, .slope = 1e-10}, &err));
     for (int i = 0; i < SIDE; i++) assert_near(x[i], i, 1e-5); /* 7 hides differences of 1e-13 */
     assert_near(m.value, 7, 1e-11);
-    /* of 20,000 starts the worst took 265 steps, and ended with a slope of 1.1e-4 */
-    assert_true(m.slope < 1e-3 && m.steps > 5 && m.steps < 400 && calls >= m.steps);
+    assert_true(m.slope < 1e-3 && m.steps > 5 && m.steps < 200 && calls >= m.steps);
     /* At the minimum already, after no step at all, and without anything to solve for. */
     OK(minimise(&m, x, SIDE, bowl, NULL, &(MinimiseRule){.steps = 500, .slope = 1e-3}, &err));
     assert_int_equal(m.steps, 0);
