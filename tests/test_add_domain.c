@@ -649,6 +649,34 @@ static void test_few(void **state) {
     rows_free(&rows);
 }
 
+/* Where nothing is said: 20 visits of each new row, but 1,000 steps at most, in which new rows are a tenth and a half at most. */
+static void test_plan(void **state) {
+    (void)state;
+    static const char *const OTHERS[] = {"dev", "calibration", "test"};
+    static const int TRAIN[] = {12, 300}; /* of the parent's 120 and these: 9 and 71 % */
+    for (int c = 0; c < 2; c++) {
+        for (int i = 0; i < TRAIN[c] + 3; i++)
+            put(LAW, 50000 + i, NULL, i < TRAIN[c] ? "train" : OTHERS[i - TRAIN[c]]);
+        save_lines("plan.jsonl");
+        run_add("plan", ARGS("--overwrite", "--domain=law", "--data", in_folder("plan.jsonl"), "--head-only",
+                             "--max-steps=0"));
+        Rows rows;
+        double seen[2] = {0};
+        size_t old = 0;
+        read_rows(&rows, "plan", CHILD_LABELS, 4);
+        for (size_t i = 0; i < rows.count; i++) {
+            if (!member(&rows, i, WEIGHT)) continue;
+            const bool new = rows.items[i].label >= OLD;
+            seen[new] += strtod(member(&rows, i, WEIGHT), NULL);
+            old += !new;
+        }
+        rows_free(&rows);
+        const double steps = c ? 1000 : 20 * 12 / (BATCH * 0.1), share = c ? 0.5 : 0.1;
+        assert_near(seen[1], steps * BATCH * share, 1e-3);
+        assert_near(seen[0], fmin(steps * BATCH * (1 - share), (double)old * ADD_ROWS_VISITS), 1e-3);
+    }
+}
+
 /* Of more dev rows than choosing the step needs some 2,000 are kept: a binomial number, here within 7 of its deviations. */
 static void test_dev_rows(void **state) {
     (void)state;
@@ -1495,6 +1523,7 @@ int main(void) {
         cmocka_unit_test(test_values),
         cmocka_unit_test(test_rows),
         cmocka_unit_test(test_few),
+        cmocka_unit_test(test_plan),
         cmocka_unit_test(test_dev_rows),
         cmocka_unit_test(test_replay),
         cmocka_unit_test(test_suspects),
