@@ -278,6 +278,7 @@ typedef struct {
     float *out, *inverse;     /* (block, Dp), (block) */
     float *dk, *dv;           /* (L, Dp) */
     Number *rows, *diagonals; /* dp as operands */
+    Number *rests;            /* diagonals of what rounding took from dp */
 } Scratch;
 
 static int strip_stride(const Scratch *s) {
@@ -315,6 +316,7 @@ static size_t scratch_layout(Scratch *s, const KernelsAttention *z, int L, float
         {&s->dv, N * Dp},
         {&s->rows, UNIT == 1 ? 0 : tile / UNIT},
         {&s->diagonals, UNIT == 1 ? 0 : tile},
+        {&s->rests, UNIT == 1 ? 0 : tile},
     };
     size_t at = 0;
     for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {
@@ -329,6 +331,7 @@ static size_t scratch_layout(Scratch *s, const KernelsAttention *z, int L, float
         s->dp += ROWS * s->ld + MARGIN;
         s->rows += ROWS * s->ld + MARGIN;
         s->diagonals += UNIT * (ROWS * s->ld + MARGIN);
+        s->rests += UNIT * (ROWS * s->ld + MARGIN);
     }
     return at;
 }
@@ -664,6 +667,19 @@ static void softmax_grad_row(const Tile *t, int i, int query) {
 }
 
 #ifdef KERNELS_PAIRS
+/* Distances from 0 on, either way, that have a row of the tables of their own; `longest` if all have. */
+static int own_rows(const Attention *shape) {
+    const int32_t *zero = shape->index + shape->longest - 1;
+    int r = 1;
+    while (r < shape->longest && zero[r] != zero[r - 1] && zero[-r] != zero[1 - r]) r++;
+    return r < shape->longest ? r - 1 : r;
+}
+
+static inline V rest(V v) {
+    const VU rounded = __builtin_convertvector((VH)_mm512_cvtneps_pbh((__m512)v), VU) << 16;
+    return v - (V)rounded;
+}
+
 static inline V pairs(V low, V high) {
     static const uint16_t ORDER[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
                                        8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
@@ -671,21 +687,27 @@ static inline V pairs(V low, V high) {
     return (V)_mm512_permutexvar_epi16(_mm512_loadu_si512(ORDER), (__m512i)both);
 }
 
+static void diagonals_end(Number *diagonals, ptrdiff_t ld, int rows) {
+    memset(diagonals - UNIT * (ROWS * ld + MARGIN), 0, (size_t)(ROWS - 1) * (size_t)ld * sizeof(float));
+    memset(diagonals + UNIT * (rows * ld - MARGIN), 0, (size_t)ROWS * (size_t)ld * sizeof(float));
+}
+
 /* Products with sums over tokens take pairs of numbers that are neighbours along a row (s->rows), a column (left in
- * s->dp and, for even rows, s->p) or a diagonal (s->diagonals): (i, j) of them begins at number (i, j). */
-static void pair_up(const Scratch *s, int rows) {
+ * s->dp and, for even rows, s->p) or a diagonal (s->diagonals, and s->rests if asked for): (i, j) of them begins at
+ * number (i, j). */
+static void pair_up(const Scratch *s, int rows, bool rests) {
     const ptrdiff_t ld = s->ld;
-    memset(s->diagonals - UNIT * (ROWS * ld + MARGIN), 0, (size_t)(ROWS - 1) * (size_t)ld * sizeof(float));
+    diagonals_end(s->diagonals, ld, rows);
+    if (rests) diagonals_end(s->rests, ld, rows);
     for (int i = -1; i < rows; i++)
         for (int j = -MARGIN; j < ld - MARGIN; j += W) {
             float *at = s->dp + i * ld + j;
-            const V here = load(at);
+            const V here = load(at), next = load(at + ld + 1);
             if (i >= 0) narrow(s->rows + i * ld + j, here);
-            const V diagonal = pairs(here, load(at + ld + 1)), column = pairs(here, load(at + ld));
-            memcpy(s->diagonals + UNIT * (i * ld + j), &diagonal, sizeof diagonal);
-            store(at, column);
+            put(s->diagonals + UNIT * (i * ld + j), pairs(here, next));
+            if (rests) put(s->rests + UNIT * (i * ld + j), pairs(rest(here), rest(next)));
+            store(at, pairs(here, load(at + ld)));
         }
-    memset(s->diagonals + UNIT * (rows * ld - MARGIN), 0, (size_t)ROWS * (size_t)ld * sizeof(float));
     for (int i = 0; i < rows; i += 2)
         for (int j = 0; j < s->L; j += W) {
             float *at = s->p + i * ld + j;
@@ -695,8 +717,9 @@ static void pair_up(const Scratch *s, int rows) {
 #endif
 
 typedef struct {
-    const Number *rows, *columns, *diagonals,
+    const Number *rows, *columns, *diagonals, *rests,
         *p;                     /* the gradients of the tile's scores; its probabilities' columns */
+    int own;                    /* distances that need no rests: see own_rows */
     const Number *q, *k, *dout; /* for sums over tokens */
 } Operands;
 
@@ -774,7 +797,8 @@ static int least(int a, int b) {
     return a < b ? a : b;
 }
 
-/* Gradients of the tables: sums along diagonals of the tile. */
+/* Gradients of the tables: sums along diagonals of the tile. A query's gradients of scores add up to 0. Where many of
+ * them meet in one row of kr, the roundings would be what is left, so that those are added as well. */
 static void table_grad(const Tile *t, const Operands *o, const KernelsTableGrads *dt, int from, int rows) {
     const KernelsAttention *z = t->z;
     const int L = t->s.L, to = from + rows;
@@ -786,10 +810,14 @@ static void table_grad(const Tile *t, const Operands *o, const KernelsTableGrads
     for (int r = 1 - to; r < L - from; r += p.M) { /* key - query */
         p.M = part(L - from - r, ROWS);
         const int i = most(from, 1 - r - p.M) & -UNIT;
+        const ptrdiff_t first = ((i - from) * ld + i + r) * UNIT;
         p.c = dt->kr + (ptrdiff_t)(z->origin + r) * z->Dp;
-        p.a = o->diagonals + ((i - from) * ld + i + r) * UNIT;
+        p.a = o->diagonals + first;
         p.b = o->q + (ptrdiff_t)i * z->Dp;
         p.K = (least(to, L - r) - i + UNIT - 1) / UNIT;
+        product(&p);
+        if (r > -o->own && r + p.M <= o->own) continue;
+        p.a = o->rests + first;
         product(&p);
     }
     p.a_row = ld * UNIT;
@@ -840,11 +868,17 @@ static void grad(float *dq, float *dk, float *dv, const KernelsTableGrads *dtabl
     Operands o = {.rows = s->rows,
                   .columns = (const Number *)s->dp,
                   .diagonals = s->diagonals,
+                  .rests = s->rests,
+                  .own = s->L, /* nothing is rounded */
                   .p = (const Number *)s->p,
                   .q = rows_of(s->q_sum, s->q, s->L, z),
                   .k = rows_of(s->k_sum, s->k, s->L, z),
                   .dout = rows_of(s->dout_sum, s->dout, s->L, z)};
-    if (UNIT == 1) o.rows = o.diagonals = o.columns;
+#ifdef KERNELS_PAIRS
+    o.own = own_rows(shape);
+#else
+    o.rows = o.diagonals = o.columns;
+#endif
     const size_t zeros = (size_t)ROWS * (size_t)s->ld;
     for (int from = 0; from < s->L; from += s->block) {
         const int rows = rows_at(&t, &ahead, from);
@@ -865,7 +899,7 @@ static void grad(float *dq, float *dk, float *dv, const KernelsTableGrads *dtabl
         for (int i = 0; i < rows; i++) softmax_grad_row(&t, i, from + i);
         memset(s->dp + (ptrdiff_t)rows * s->ld, 0, zeros * sizeof(float));
 #ifdef KERNELS_PAIRS
-        pair_up(s, rows);
+        pair_up(s, rows, o.own < s->L);
 #endif
         query_grad(&t, &o, from, rows);
         copy_out(dq + (size_t)from * t.stride + t.first, s->out, rows, &t);
