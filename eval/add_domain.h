@@ -34,7 +34,7 @@ typedef struct {
     RowsetOptions rows; /* of these the fields, map_field and label_map: of held_out */
     char *backend, *precision;
     int64_t max_steps, batch_size, replay_rows, freeze_layers, seed, threads, micro_batch_tokens, show_flips;
-    double learning_rate, new_share, distill_weight, distill_temperature, near;
+    double learning_rate, new_share, new_token_rate, distill_weight, distill_temperature, near;
     double dev_share, calibration_share, test_share, max_regression;
     bool head_only, resume, overwrite, quiet, json;
 } AddDomainOptions;

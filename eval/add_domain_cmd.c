@@ -56,6 +56,9 @@ static const Flag FLAGS[] = {
      "How much the child is held to its parent's answers on the old labels; 0: not at all."},
     {"distill_temperature", NULL, FLAG_FLOAT, AT(distill_temperature), "2", 0.01, 100, NULL,
      "The temperature of these answers."},
+    {"new_token_rate", NULL, FLAG_FLOAT, AT(new_token_rate), "8", 0.01, 1000, NULL,
+     "Embeddings of tokens that occur 4 times as often in new rows as in old ones learn at so many times the "
+     "rate."},
     {"freeze_layers", NULL, FLAG_INT, AT(freeze_layers), "-1", -1, 256, NULL,
      "Keep the embeddings and this many of the lowest layers as they are; -1: nothing."},
     {"head_only", NULL, FLAG_BOOL, AT(head_only), NULL, 0, 0, NULL,

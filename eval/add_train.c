@@ -72,9 +72,10 @@ static ErrCode put_arguments(FlagList *list, const AddJob *a, Err *err) {
     TRY(put_text(list, err, "--data=%s", a->rows_path));
     TRY(put_text(list, err, "--model=%s", a->start));
     TRY(put_text(list, err, "--out=%s", o->out));
-    TRY(put_text(list, err, "--teacher=%s", predict_path(a->parent)));
+    if (o->distill_weight > 0) TRY(put_text(list, err, "--teacher=%s", predict_path(a->parent)));
     TRY(put_text(list, err, "--distill_weight=%.17g", o->distill_weight));
     TRY(put_text(list, err, "--distill_temperature=%.17g", o->distill_temperature));
+    TRY(put_text(list, err, "--new_token_rate=%.17g", o->new_token_rate));
     TRY(put_text(list, err, "--freeze_layers=%lld", (long long)o->freeze_layers));
     TRY(put_text(list, err, "--batch_size=%lld", (long long)o->batch_size));
     TRY(put_text(list, err, "--seed=%lld", (long long)o->seed));

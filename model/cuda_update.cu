@@ -124,6 +124,7 @@ __global__ void adamw_rows_kernel(AdamwRows a, const OpsNorm *norm, Rates rates)
     if (isnan(clip)) return;
     rates.clip = (float)clip;
     const int r = (int)blockIdx.x;
+    if (a.boost) rates.lr *= a.boost[r];
     const int32_t slot = a.slot[r];
     float *p = a.table + (size_t)a.ids[r] * (size_t)a.H;
     const size_t at = (size_t)r * (size_t)a.H;

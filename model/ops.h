@@ -86,6 +86,7 @@ typedef struct {
     const real *grad;    /* (slots,H) */
     const int32_t *ids;  /* (rows) row of the table */
     const int32_t *slot; /* (rows) row of grad, or -1: the gradient is zero in this step */
+    const float *boost;  /* (rows) times lr in the step, not in the decay; NULL: 1 */
     int rows, H;
     int fresh; /* rows from this one on are multiplied by `owed` first: what earlier steps' decay left to do */
     double owed, rate; /* rate: times lr */

@@ -347,10 +347,12 @@ static void adamw_rows_task(void *arg, size_t i, int thread) {
     const int to = (int)(i + 1) * ROWS < a->rows ? (int)(i + 1) * ROWS : a->rows;
     for (int r = (int)i * ROWS; r < to; r++) {
         float *p = a->table + (size_t)a->ids[r] * H;
+        AdamwRates rates = task->rates;
+        if (a->boost) rates.lr *= (double)a->boost[r];
         for (size_t h = 0; r >= a->fresh && a->owed != 1 && h < H; h++)
             p[h] = (float)((double)p[h] * a->owed);
         c->kernels->adamw(p, a->m + (size_t)r * H, a->v + (size_t)r * H,
-                          a->slot[r] < 0 ? c->zeros : a->grad + (size_t)a->slot[r] * H, H, &task->rates);
+                          a->slot[r] < 0 ? c->zeros : a->grad + (size_t)a->slot[r] * H, H, &rates);
     }
 }
 

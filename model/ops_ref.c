@@ -437,10 +437,12 @@ static void ref_adamw_rows(Ops *o, const AdamwRows *a) {
     for (int r = 0; r < a->rows && !isnan(rates.clip); r++) {
         real *p = a->table + (size_t)a->ids[r] * H, *m = a->m + (size_t)r * H, *v = a->v + (size_t)r * H;
         static const real ZERO = 0;
+        AdamwRates own = rates;
+        if (a->boost) own.lr *= (double)a->boost[r];
         for (size_t h = 0; h < H; h++) {
             if (r >= a->fresh) p[h] = (real)((double)p[h] * a->owed);
             adamw(p + h, m + h, v + h, a->slot[r] < 0 ? &ZERO : a->grad + (size_t)a->slot[r] * H + h, 1,
-                  &rates);
+                  &own);
         }
     }
 }

@@ -419,11 +419,13 @@ Tensor norm_of(const Torch &t, const OpsNorm *norm) {
 }
 
 /* p, m and v with the gradient g, which is used up. */
-void step_weights(const Tensor &p, const Tensor &m, const Tensor &v, const Tensor &g, const AdamwRates &a) {
+void step_weights(const Tensor &p, const Tensor &m, const Tensor &v, const Tensor &g, const AdamwRates &a,
+                  const Tensor &boost = Tensor()) {
     if (a.clip != 1) g.mul_(a.clip);
     m.mul_(a.beta1).add_(g, 1 - a.beta1);
     v.mul_(a.beta2).addcmul_(g, g, 1 - a.beta2);
     const Tensor step = m.div(v.div(a.bias2).sqrt_().add_(a.eps)).mul_(a.lr / a.bias1);
+    if (boost.defined()) step.mul_(boost);
     if (a.decay != 0) step.add_(p, a.decay);
     p.sub_(step);
 }
@@ -730,7 +732,8 @@ static void torch_adamw_rows(Ops *o, const AdamwRows *a) noexcept {
             g.masked_fill_(slot.lt(0).unsqueeze(1), 0);
         }
         if (fresh < rows) p.narrow(0, fresh, rows - fresh).mul_(a->owed);
-        step_weights(p, t.reals(a->m, {rows, H}), t.reals(a->v, {rows, H}), g, rates);
+        const Tensor boost = a->boost ? t.view(a->boost, {rows, 1}, at::kFloat).to(REAL) : Tensor();
+        step_weights(p, t.reals(a->m, {rows, H}), t.reals(a->v, {rows, H}), g, rates, boost);
         table.index_copy_(0, ids, p);
     });
 }

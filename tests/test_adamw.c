@@ -21,6 +21,7 @@ typedef struct {
     Ops ops;
     Deberta model;
     Adamw adamw;
+    float boost[VOCABULARY];
     double *p[80], *m[80], *v[80], *g[80]; /* the dense optimiser, in the order of the list */
 } Fixture;
 
@@ -117,12 +118,13 @@ static double dense_step(Fixture *f, const AdamwRule *r, int t) {
         const char *name = f->adamw.weights[i].name;
         const double rate = r->learning_rate * pow(r->layer_rate_decay, depth_of(name));
         const double decay = ends_with(name, ".bias") || strstr(name, "LayerNorm") ? 0 : r->weight_decay;
+        const bool boosted = f->adamw.boosts && f->adamw.weights[i].data == f->model.weights.word;
         for (int64_t k = 0; k < param_count(&f->adamw.weights[i]); k++) {
-            const double g = f->g[i][k] * clip;
+            const double g = f->g[i][k] * clip, step = rate * (boosted ? (double)f->boost[k / HIDDEN] : 1);
             f->p[i][k] *= 1 - rate * decay;
             f->m[i][k] = r->beta1 * f->m[i][k] + (1 - r->beta1) * g;
             f->v[i][k] = r->beta2 * f->v[i][k] + (1 - r->beta2) * g * g;
-            f->p[i][k] -= rate * (f->m[i][k] / (1 - pow(r->beta1, t))) /
+            f->p[i][k] -= step * (f->m[i][k] / (1 - pow(r->beta1, t))) /
                           (sqrt(f->v[i][k] / (1 - pow(r->beta2, t))) + r->epsilon);
         }
     }
@@ -153,16 +155,18 @@ static void compare(Fixture *f, const float *word) {
 static void test_dense(void **state) {
     (void)state;
     Err err = {0};
-    for (int kind = 0; kind < 4; kind++) {
+    for (int kind = 0; kind < 6; kind++) {
         Fixture f;
         open_fixture(&f, BACKENDS[kind % 2]);
+        for (int id = 0; id < VOCABULARY; id++) f.boost[id] = draw(2) ? 1 : 0.1f * (float)(1 + draw(40));
+        if (kind >= 4) f.adamw.boosts = f.boost;
         float *word = malloc(sizeof *word * VOCABULARY * HIDDEN),
               *before = malloc(sizeof *word * VOCABULARY * HIDDEN);
         memcpy(before, f.model.weights.word, sizeof *word * VOCABULARY * HIDDEN);
         AdamwRule rule = {.beta1 = 0.9,
                           .beta2 = 0.99,
                           .epsilon = 1e-8,
-                          .weight_decay = kind < 2 ? 0.1 : 0,
+                          .weight_decay = kind % 4 < 2 ? 0.1 : 0,
                           .max_grad_norm = kind < 2 ? 1 : 0,
                           .layer_rate_decay = kind < 2 ? 0.8 : 1};
         for (int t = 1; t <= STEPS; t++) {
@@ -186,7 +190,7 @@ static void test_dense(void **state) {
             assert_memory_equal(f.model.weights.word + (ptrdiff_t)id * HIDDEN,
                                 before + (ptrdiff_t)id * HIDDEN, HIDDEN * sizeof *word);
         }
-        assert_true(kind < 2 ? f.adamw.decay < 1 : f.adamw.decay == 1);
+        assert_true(kind % 4 < 2 ? f.adamw.decay < 1 : f.adamw.decay == 1);
         free(word);
         free(before);
         close_fixture(&f);

@@ -677,6 +677,23 @@ static void test_plan(void **state) {
     }
 }
 
+/* Training gets the parent as its teacher, unless its answers count for nothing: they would be a quarter of the time. */
+static void test_recipe(void **state) {
+    (void)state;
+    for (int weight = 0; weight < 2; weight++) {
+        Err err = {0};
+        cJSON *recipe;
+        run_add("recipe", ARGS("--overwrite", LAW_DATA, "--head-only",
+                               weight ? "--distill-weight=1" : "--distill-weight=0"));
+        OK(json_read(&recipe, in_folder("recipe/train_config.json"), &err));
+        const cJSON *teacher = cJSON_GetObjectItemCaseSensitive(recipe, "teacher"),
+                    *rate = cJSON_GetObjectItemCaseSensitive(recipe, "new_token_rate");
+        assert_true(weight ? cJSON_IsString(teacher) : cJSON_IsNull(teacher));
+        assert_true(cJSON_IsNumber(rate) && rate->valuedouble == 8);
+        cJSON_Delete(recipe);
+    }
+}
+
 /* Of more dev rows than choosing the step needs some 2,000 are kept: a binomial number, here within 7 of its deviations. */
 static void test_dev_rows(void **state) {
     (void)state;
@@ -1524,6 +1541,7 @@ int main(void) {
         cmocka_unit_test(test_rows),
         cmocka_unit_test(test_few),
         cmocka_unit_test(test_plan),
+        cmocka_unit_test(test_recipe),
         cmocka_unit_test(test_dev_rows),
         cmocka_unit_test(test_replay),
         cmocka_unit_test(test_suspects),

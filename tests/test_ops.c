@@ -941,6 +941,7 @@ static void run_adamw_rows(Ops *o, void **a, const Shape *s) {
     rows.m = a[1];
     rows.v = a[2];
     rows.grad = a[3];
+    if (s->kept) rows.boost = a[4];
     rows.step = &s->step;
     o->adamw_rows(o, &rows);
 }
@@ -980,6 +981,7 @@ static void test_adamw(void) {
         Case c = {.run = run_adamw_rows,
                   .shape = {.step = random_step(),
                             .norm = random_norm(i == times(12) - 1),
+                            .kept = draw(2),
                             .integers = V,
                             .rows = {.ids = ids,
                                      .slot = slot,
@@ -988,11 +990,13 @@ static void test_adamw(void) {
                                      .fresh = draw(rows + 1),
                                      .owed = draw(2) ? 1 : 0.75,
                                      .rate = draw(2) ? 1 : 0.5}}};
-        (void)snprintf(c.name, sizeof c.name, "adamw_rows rows=%d H=%d V=%d slots=%d", rows, H, V, slots);
+        (void)snprintf(c.name, sizeof c.name, "adamw_rows rows=%d H=%d V=%d slots=%d%s", rows, H, V, slots,
+                       c.shape.kept ? " boosted" : "");
         array(&c, "table", V, H, ADD, 3e-7)->least = 1;
         array(&c, "m", rows, H, ADD, 3e-7)->least = 1;
         positive(array(&c, "v", rows, H, ADD, 3e-7));
         array(&c, "grad", slots, H, READ, 0);
+        positive(array(&c, "boost", rows, 1, READ, 0));
         check(&c);
         free(ids);
         free(slot);

@@ -310,6 +310,11 @@ static void test_refusals(void **state) {
     /* numbers out of their range */
     refused("truth.jsonl", "freeze_layers: found 3, but the model's num_hidden_layers is 2",
             ARGS(BEGIN, "--freeze_layers=3"));
+    refused("truth.jsonl",
+            "new_token_rate: no label of the model is newer than another (router_taxonomy): 'router "
+            "add-domain' makes "
+            "such a model",
+            ARGS(BEGIN, "--new_token_rate=5"));
     assert_int_equal(train("refused", "truth.jsonl", &err, ARGS(BEGIN, "--distill_temperature=0")),
                      ERR_ARGUMENT);
     assert_int_equal(train("refused", "truth.jsonl", &err, ARGS(BEGIN, "--distill_weight=101")),

@@ -24,6 +24,7 @@ static ErrCode open_moments(Mirror *memory, Params *at, LayerParams *tables, Par
 typedef struct {
     real *m, *v;
     int32_t *ids, *slot;
+    float *boost;
 } RowArrays;
 
 static RowArrays rows_layout(Arena *a, size_t capacity, size_t H) {
@@ -32,6 +33,7 @@ static RowArrays rows_layout(Arena *a, size_t capacity, size_t H) {
     r.v = arena_push(a, capacity * H, sizeof *r.v);
     r.ids = arena_push(a, capacity, sizeof *r.ids);
     r.slot = arena_push(a, capacity, sizeof *r.slot);
+    r.boost = arena_push(a, capacity, sizeof *r.boost);
     return r;
 }
 
@@ -50,10 +52,12 @@ static ErrCode open_rows(Adamw *a, Err *err) {
     a->word_v = host.v;
     a->ids = host.ids;
     a->slot = host.slot;
+    a->boost = host.boost;
     a->at.m = at.m;
     a->at.v = at.v;
     a->at.ids = at.ids;
     a->at.slot = at.slot;
+    a->at.boost = at.boost;
     a->at.table = d->weights.word;
     a->at.grad = d->touched.grad;
     a->at.H = d->config.hidden_size;
@@ -122,6 +126,10 @@ size_t adamw_bytes(const Adamw *a) {
     return a->m_memory.at.used + a->v_memory.at.used + a->row_memory.at.used;
 }
 
+static void boost_rows(Adamw *a, int from) {
+    for (int r = from; r < a->rows; r++) a->boost[r] = a->boosts ? a->boosts[a->ids[r]] : 1;
+}
+
 /* Rows that this step touches for the first time get moments, and each row the place of its gradient. */
 static void admit_rows(Adamw *a) {
     const DebertaTouched *t = &a->model->touched;
@@ -134,9 +142,11 @@ static void admit_rows(Adamw *a) {
         a->row[id] = a->rows;
         a->ids[a->rows++] = id;
     }
+    boost_rows(a, a->at.fresh);
     for (int r = 0; r < a->rows; r++) a->slot[r] = t->slot[a->ids[r]];
     a->at.rows = a->rows;
     mirror_put(&a->row_memory, a->ids + a->at.fresh, (size_t)(a->rows - a->at.fresh) * sizeof *a->ids);
+    mirror_put(&a->row_memory, a->boost + a->at.fresh, (size_t)(a->rows - a->at.fresh) * sizeof *a->boost);
     mirror_put(&a->row_memory, a->slot, (size_t)a->rows * sizeof *a->slot);
 }
 
@@ -201,6 +211,7 @@ void adamw_read(const Adamw *a) {
 }
 
 void adamw_written(Adamw *a) {
+    boost_rows(a, 0);
     deberta_weights_changed(a->model);
     mirror_put_all(&a->m_memory);
     mirror_put_all(&a->v_memory);

@@ -38,8 +38,11 @@ typedef struct {
     int64_t step;          /* steps done */
     int32_t *row;          /* (V) row of the moments, or -1; the program's */
     int32_t *ids, *slot;   /* (capacity) token of each row, and its row of the gradient or -1 */
+    float *boost;          /* (capacity) of each row's token */
+    const float *boosts;   /* (V) borrowed, set behind adamw_open: what each token's steps, not its decay, are
+                               multiplied by; NULL: 1 */
     real *word_m, *word_v; /* (capacity,H) */
-    AdamwRows at;          /* the backend's word_m, word_v, ids, slot */
+    AdamwRows at;          /* the backend's word_m, word_v, ids, slot, boost */
     OpsNorm *norm;         /* the backend's */
     int rows, capacity;
     double decay; /* what untouched rows owe */

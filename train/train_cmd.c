@@ -73,6 +73,9 @@ static const Flag FLAGS[] = {
      "words."},
     {"layer_rate_decay", "llrd", FLAG_FLOAT, AT(layer_rate_decay), "1.0", 0.1, 1, NULL,
      "Each layer below learns at this share of the rate above."},
+    {"new_token_rate", NULL, FLAG_FLOAT, AT(new_token_rate), "1", 0.01, 1000, NULL,
+     "Embeddings of tokens that occur 4 times as often with labels of the model's last revision as with "
+     "older ones learn at so many times the rate."},
     {"freeze_layers", NULL, FLAG_INT, AT(freeze_layers), "-1", -1, 256, NULL,
      "Keep the embeddings, the position table and so many of the lowest layers as they are; all of them "
      "leave "

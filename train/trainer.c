@@ -15,6 +15,7 @@
 #include "model/config.h"
 #include "model/ops_blas.h"
 #include "model/weights.h"
+#include "train/new_tokens.h"
 
 enum { DEV_BATCH = 64 };
 
@@ -278,6 +279,18 @@ static ErrCode count_tokens(const Trainer *t, int *count, Err *err) {
     return rc;
 }
 
+/* What is frozen is not boosted. */
+static ErrCode boost_words(Trainer *t, Err *err) {
+    const TrainOptions *o = t->options;
+    int tokens = 0;
+    if (o->new_token_rate == 1 || o->freeze_layers >= 0) return ERR_OK;
+    TRY(mem_new(&t->boosts, (size_t)t->config.vocab_size, sizeof *t->boosts, "the vocabulary", err));
+    TRY(new_tokens_boost(t->boosts, &tokens, t->shard, &t->config, o->new_token_rate, err));
+    progress_note(NULL, "%d tokens of new labels learn at %g times the rate", tokens, o->new_token_rate);
+    t->adamw.boosts = t->boosts;
+    return ERR_OK;
+}
+
 static void name_backend(CkptState *state, const Ops *ops) {
     (void)snprintf(state->backend, sizeof state->backend, "%s", ops->name);
     (void)snprintf(state->precision, sizeof state->precision, "%s", ops->precision);
@@ -352,6 +365,7 @@ static ErrCode open_model(Trainer *t, Err *err) {
                            "a smaller micro_batch_tokens (now %d) or gradient_checkpointing needs less",
                            limits.micro_tokens);
     if (rc != ERR_OK) return rc;
+    TRY(boost_words(t, err));
     TRY(mem_new(&t->target, (size_t)(rows > DEV_BATCH ? rows : DEV_BATCH) * (size_t)t->config.num_labels,
                 sizeof(float), "targets", err));
     TRY(mem_new(&t->weight, (size_t)(rows > DEV_BATCH ? rows : DEV_BATCH), sizeof(float), "row weights",
@@ -534,6 +548,7 @@ void trainer_close(Trainer *t) {
     mem_free(t->ids);
     mem_free(t->target);
     mem_free(t->weight);
+    mem_free(t->boosts);
     mem_free(t->class_weight);
     mem_free(t->label_rows);
     mem_free(t->best_dir);

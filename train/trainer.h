@@ -26,7 +26,7 @@ typedef struct {
     int64_t num_train_epochs, max_steps, batch_size, micro_batch_tokens, warmup_steps, threads;
     int64_t logging_steps, eval_steps, eval_rows, save_steps, early_stopping_patience;
     double learning_rate, warmup_ratio, weight_decay, adam_beta1, adam_beta2, adam_epsilon, max_grad_norm;
-    double label_smoothing_factor, layer_rate_decay, dropout, token_dropout;
+    double label_smoothing_factor, layer_rate_decay, new_token_rate, dropout, token_dropout;
     double distill_weight, distill_temperature;
     int64_t freeze_layers; /* -1: nothing is frozen */
     bool resume, overwrite, quiet, json, pin_threads, gradient_checkpointing;
@@ -57,6 +57,7 @@ typedef struct {
     int32_t *ids;           /* (tokens of a batch) with some replaced by [MASK]: see token_dropout */
     float *target, *weight; /* (rows of a batch, K) and (rows) */
     float *class_weight;    /* (K) */
+    float *boosts;          /* (V): see new_token_rate; or NULL */
     uint64_t *label_rows, *label_said, *label_right; /* (K): of the dev evaluation */
     char *best_dir, *last_dir, *base_path, *metrics_path;
     bool scratch; /* weights began from the seed */
